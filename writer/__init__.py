@@ -1,0 +1,1 @@
+"""The daemon that moves spooled batches into the archive."""

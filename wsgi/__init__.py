@@ -1,0 +1,1 @@
+"""The endpoint that stations upload to: a plain WSGI callable."""
