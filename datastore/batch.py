@@ -1,0 +1,86 @@
+"""A batch: the good events of one upload, as they wait in the spool.
+
+Encoded with MessagePack, which holds what stations send exactly (64-bit
+integers, IEEE doubles, text) and decodes without running anything.  Stations
+repeat the same upload codes in every event, so a batch lists each distinct
+sequence of codes once.  An event's time and values are packed by themselves:
+these bytes, behind its type and codes, are what identifies an event.
+"""
+
+from typing import Any, NamedTuple
+
+import msgpack
+
+from datastore.event import Event
+
+
+class InvalidBatch(Exception):
+    """The bytes are not an encoded batch."""
+
+
+class Batch(NamedTuple):
+    """Events of one station that arrived together, in the order they came.
+
+    `received` is the moment of arrival, in ns since the epoch, UTC.
+    """
+
+    station: int
+    cluster: str
+    received: int
+    events: tuple[Event, ...]
+
+
+# Text decoded from Python 3 pickles may hold lone surrogates.
+UNICODE_ERRORS = 'surrogatepass'
+
+
+def encode_batch(batch: Batch) -> bytes:
+    """Return the batch as bytes."""
+    pack = msgpack.Packer(unicode_errors=UNICODE_ERRORS).pack
+    shapes: dict[tuple[str, tuple[str, ...]], int] = {}
+    events = []
+    for event in batch.events:
+        shape = shapes.setdefault((event.event_type, event.codes), len(shapes))
+        moment = (event.timestamp, event.microseconds, event.nanoseconds)
+        events.append((shape, pack(moment + event.values)))
+    return pack(
+        (
+            batch.station,
+            batch.cluster,
+            batch.received,
+            [(event_type, *codes) for event_type, codes in shapes],
+            events,
+        )
+    )
+
+
+def decode_batch(content: bytes) -> Batch:
+    """Return the batch that `encode_batch` made `content` from.
+
+    Raises InvalidBatch if the bytes are anything else.
+    """
+    try:
+        station, cluster, received, shapes, packed = _unpack(content)
+        events = []
+        for shape, moment_and_values in packed:
+            event_type, *codes = shapes[shape]
+            timestamp, microseconds, nanoseconds, *values = _unpack(moment_and_values)
+            if len(values) != len(codes):
+                raise InvalidBatch('an event has not as many values as codes')
+            events.append(
+                Event(
+                    event_type,
+                    timestamp,
+                    microseconds,
+                    nanoseconds,
+                    tuple(codes),
+                    tuple(values),
+                )
+            )
+        return Batch(station, cluster, received, tuple(events))
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise InvalidBatch(f'not an encoded batch: {error}') from error
+
+
+def _unpack(content: bytes) -> Any:
+    return msgpack.unpackb(content, unicode_errors=UNICODE_ERRORS)

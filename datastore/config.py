@@ -1,0 +1,162 @@
+"""Reads the ini file into one frozen `Config`.
+
+Both programs read the same file, once, at start.  Whatever is wrong with it
+is a `ConfigError` whose text is one line for the operator, naming the file
+and the section, key or line.
+"""
+
+import configparser
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+SECTIONS = ('General', 'Writer', 'Suspicion')
+
+
+class ConfigError(Exception):
+    """The configuration, or a file it names, cannot be used; one line says why."""
+
+
+def _path(text: str, directory: Path) -> Path:
+    # Relative to the ini file, so that no program's working directory matters.
+    return directory / Path(text).expanduser()
+
+
+def _log(text: str, directory: Path) -> str:
+    return text if text == '-' else str(_path(text, directory))
+
+
+def _loglevel(text: str, directory: Path) -> int:
+    level = logging.getLevelName(text.upper())
+    if not isinstance(level, int) or level == logging.NOTSET:
+        raise ValueError('is not debug, info, warning, error or critical')
+    return level
+
+
+_BYTES = {'': 1, 'B': 1, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30, 'TiB': 2**40}
+_SECONDS = {'': 1, 's': 1, 'min': 60, 'hour': 3600, 'day': 86400}
+
+
+def _quantity(text: str, units: dict[str, int], plural: str = '') -> float:
+    match = re.fullmatch(r'(\d+(?:\.\d*)?)\s*([A-Za-z]*)', text)
+    unit = match[2] if match else ''
+    if unit not in units and plural:
+        unit = unit.removesuffix(plural)
+    if not match or unit not in units:
+        names = ', '.join(name for name in units if name)
+        raise ValueError(f'is not a number, or a number with a unit ({names})')
+    return float(match[1]) * units[unit]
+
+
+def _size(text: str, directory: Path) -> int:
+    size = int(_quantity(text, _BYTES))
+    if size < 1:
+        raise ValueError('is not above zero')
+    return size
+
+
+def _duration(text: str, directory: Path) -> float:
+    duration = _quantity(text, _SECONDS, plural='s')
+    if not 0 < duration < timedelta.max.total_seconds():
+        raise ValueError('is not above zero')
+    return duration
+
+
+def _tolerance(text: str, directory: Path) -> timedelta:
+    return timedelta(seconds=_duration(text, directory))
+
+
+def _date(text: str, directory: Path) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError('is not a date such as 2020-01-01') from None
+
+
+def _key(
+    section: str, parse: Callable[[str, Path], Any], default: Any = MISSING
+) -> Any:
+    """A field read from the key of its own name in `section`."""
+    metadata = {'section': section, 'parse': parse}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What the operator decided.  A key without a default must be given."""
+
+    # The ini file itself.
+    path: Path
+
+    # Prefix of the log files, as <log>-wsgi.<pid> and <log>-writer; or - for
+    # standard error, as journald and containers want it.
+    log: str = _key('General', _log)
+    # The least severe messages to log: debug, info, warning, error, critical.
+    loglevel: int = _key('General', _loglevel, logging.INFO)
+    # CSV file with each station's number, cluster and password.
+    station_list: Path = _key('General', _path)
+    # Where the spool and the archive live; one file system.
+    data_dir: Path = _key('General', _path)
+    # Largest body of an upload, in bytes; more is answered 400.
+    max_upload: int = _key('General', _size, 16 * 2**20)
+
+    # Seconds between two sweeps of the spool; may be a fraction.
+    sleep: float = _key('Writer', _duration, 60.0)
+
+    # Events before this day are suspicious.
+    earliest: date = _key('Suspicion', _date, date(2020, 1, 1))
+    # Events further ahead of this machine's clock are suspicious; seconds, or
+    # with a unit (`1 day`).
+    future_tolerance: timedelta = _key('Suspicion', _tolerance, timedelta(days=1))
+
+
+_KEYS = {
+    (key.metadata['section'], key.name): key
+    for key in fields(Config)
+    if 'section' in key.metadata
+}
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """Return the configuration in the ini file `path`.
+
+    Raises ConfigError if the file cannot be read, or a section or key is
+    missing, unknown, given twice, or has a value that cannot be used.
+    """
+    path = Path(path).absolute()
+    parser = configparser.ConfigParser(interpolation=None, default_section='')
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        with open(path, encoding='utf-8') as file:
+            parser.read_file(file)
+    except OSError as error:
+        raise ConfigError(f'{path}: {error.strerror}') from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        reason = ' '.join(str(error).split())
+        raise ConfigError(f'{path}: {reason}') from error
+
+    values = {}
+    for section in parser.sections():
+        if section not in SECTIONS:
+            raise ConfigError(f'{path}: unknown section [{section}]')
+        for name, text in parser[section].items():
+            if (section, name) not in _KEYS:
+                raise ConfigError(f'{path}: unknown key {name} in [{section}]')
+            parse = _KEYS[section, name].metadata['parse']
+            try:
+                if not text:
+                    raise ValueError('is empty')
+                values[name] = parse(text, path.parent)
+            except ValueError as error:
+                raise ConfigError(
+                    f'{path}: {name} in [{section}]: {text!r} {error}'
+                ) from error
+    for (section, name), key in _KEYS.items():
+        if name not in values and key.default is MISSING:
+            raise ConfigError(f'{path}: key {name} is missing in [{section}]')
+    return Config(path=path, **values)

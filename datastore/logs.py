@@ -1,0 +1,42 @@
+"""Opens a program's log: files that rotate at midnight, or standard error."""
+
+import logging
+import sys
+from logging.handlers import TimedRotatingFileHandler
+from pathlib import Path
+
+from datastore import durable
+from datastore.config import Config, ConfigError
+
+FORMAT = '%(asctime)s %(levelname)s %(message)s'
+DAYS_KEPT = 14
+
+
+def open_log(logger: logging.Logger, config: Config, program: str) -> None:
+    """Send what `logger` and its children say to the log that `config` names.
+
+    That is `<log>-<program>`, or standard error if `log = -`; a log that the
+    logger had before is closed.  Raises ConfigError if the file cannot be
+    opened.
+    """
+    handler: logging.Handler
+    if config.log == '-':
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        path = Path(f'{config.log}-{program}')
+        try:
+            durable.make_directory(path.parent)
+            handler = TimedRotatingFileHandler(
+                path, when='midnight', backupCount=DAYS_KEPT, encoding='utf-8'
+            )
+        except OSError as error:
+            raise ConfigError(
+                f'{config.path}: log in [General]: {path}: {error.strerror}'
+            ) from error
+    handler.setFormatter(logging.Formatter(FORMAT))
+    for previous in logger.handlers[:]:
+        logger.removeHandler(previous)
+        previous.close()
+    logger.addHandler(handler)
+    logger.setLevel(config.loglevel)
+    logger.propagate = False

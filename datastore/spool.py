@@ -1,0 +1,117 @@
+"""The spool: batches that are safe on disk and wait for the writer.
+
+Two halves: the endpoint puts, the writer consumes.  The directory is the
+state: a file in `incoming/` is a durable batch, a file in `rejected/` one
+that could not be read.  Nothing else in the system knows that the spool is a
+directory, and the spool knows nothing of what a batch holds.
+
+A spool file is, little-endian: the magic, a uint32 CRC-32 of all that
+follows it, a uint64 length, and that many bytes.
+"""
+
+import os
+import re
+import struct
+import time
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+from datastore import durable
+
+MAGIC = b'HSPOOL1\n'  # the 1 is the format's version
+_HEADER = struct.Struct('<8sIQ')
+_LENGTH = struct.Struct('<Q')
+
+# When it came, in UTC to the microsecond, then the station, then 32 random bits.
+_NAME = re.compile(r'\d{8}T\d{6}\.\d{6}-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch')
+
+DEBRIS_AGE = 3600  # seconds after which a file in tmp/ is debris of a crash
+
+
+class SpoolFileError(Exception):
+    """The spool file is truncated, corrupt, or not ours."""
+
+
+class Spool:
+    """The batches under `data_dir` that are not in the archive yet."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._tmp = data_dir / 'tmp'
+        self._incoming = data_dir / 'incoming'
+        self._rejected = data_dir / 'rejected'
+        for directory in (self._tmp, self._incoming, self._rejected):
+            durable.make_directory(directory)
+
+    def put(self, station: int, content: bytes) -> str:
+        """Store a batch, durable when this returns, and return its name.
+
+        Raises OSError, with nothing stored, if the disk does not take it.
+        """
+        seconds, microseconds = divmod(time.time_ns() // 1000, 10**6)
+        moment = time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))
+        unique = os.urandom(4).hex()
+        name = f'{moment}.{microseconds:06}-{station}-{unique}.batch'
+        body = _LENGTH.pack(len(content)) + content
+        header = MAGIC + struct.pack('<I', zlib.crc32(body))
+        durable.put(self._incoming / name, header + body, self._tmp)
+        return name
+
+    def pending(self) -> dict[int, list[str]]:
+        """Return the names of the waiting batches of each station, oldest first.
+
+        A file that cannot be a batch, by its name, is rejected on the way.
+        """
+        stations = defaultdict(list)
+        for name in sorted(os.listdir(self._incoming)):
+            if match := _NAME.fullmatch(name):
+                stations[int(match['station'])].append(name)
+            else:
+                self.reject(name, 'this is not the name of a spool file')
+        return dict(stations)
+
+    def get(self, name: str) -> bytes:
+        """Return the content of a waiting batch.
+
+        Raises SpoolFileError if the file is not whole, OSError if the disk
+        does not give it.
+        """
+        content = (self._incoming / name).read_bytes()
+        if len(content) < _HEADER.size:
+            raise SpoolFileError(f'{len(content)} bytes are too few for a header')
+        magic, checksum, length = _HEADER.unpack_from(content)
+        if magic != MAGIC:
+            raise SpoolFileError(f'starts with {magic!r} instead of {MAGIC!r}')
+        if length != len(content) - _HEADER.size:
+            raise SpoolFileError(
+                f'holds {len(content) - _HEADER.size} bytes instead of {length}'
+            )
+        if checksum != zlib.crc32(memoryview(content)[-length - _LENGTH.size :]):
+            raise SpoolFileError('its checksum does not match')
+        return content[_HEADER.size :]
+
+    def remove(self, name: str) -> None:
+        """Remove a batch that is in the archive, or that was removed before.
+
+        A crash before this leaves the batch to be stored again.
+        """
+        (self._incoming / name).unlink(missing_ok=True)
+
+    def reject(self, name: str, error: str) -> None:
+        """Set a file that cannot be read aside, untouched, beside its error."""
+        explanation = self._rejected / f'{name}.error'
+        durable.put(explanation, f'{error}\n'.encode(), self._tmp)
+        # A crash here leaves an explanation without its file; the next sweep
+        # writes it again and moves the file.
+        os.rename(self._incoming / name, self._rejected / name)
+        durable.fsync_directory(self._rejected)
+
+    def remove_debris(self) -> int:
+        """Delete what a crash left in tmp/ over an hour ago; return how many."""
+        oldest = time.time() - DEBRIS_AGE
+        removed = 0
+        for entry in os.scandir(self._tmp):
+            if entry.stat(follow_symlinks=False).st_mtime < oldest:
+                os.unlink(entry)
+                removed += 1
+        return removed
