@@ -1,0 +1,350 @@
+"""Turns uploaded bytes into an event list, admitting only what stations send.
+
+A pickle is a program.  These bytes come from whoever knows a station's
+password, so four fences stand between them and this process, each for an
+attack that got through the others in trials:
+
+1. A scan of the opcodes, before anything is built: only those that stations'
+   pickles use, with bounds on how many, on memo indices (nine bytes can ask
+   for 4 GB of memo) and on integers (dict keys of equal hash take quadratic
+   time).  A tuple may only stand right before what consumes it, so tuples
+   cannot nest (hashing a million nested tuples overflows the C stack).
+2. `find_class` is an exact table of inert stand-ins.  They hold no state, call
+   nothing, and cannot be changed by BUILD.
+3. Scalars of numpy are decoded by a stand-in, never by numpy's own unpickling
+   (71 bytes can ask for a dtype of 3.8 GB).
+4. The result is walked before anyone uses it: exact types, bounded depth, and
+   bounded size with every shared reference counted each time it is reached
+   (references to references to lists expand a few bytes to 10^7 objects).
+
+Opcodes and their arguments: CPython, Lib/pickletools.py.
+"""
+
+import io
+import pickle
+import re
+import struct
+from datetime import datetime
+from itertools import chain
+from typing import Any
+
+from wsgi.rcodes import NotAnEventList
+
+# The recorded batches of stations need about 170 opcodes an event; a station
+# sends 100 events at a time.  Each opcode builds at most about 100 bytes.
+MAX_OPCODES = 400_000
+# List, event, datalist, entry, value, and one level for what should not be.
+MAX_DEPTH = 6
+# Text reached through shared references, each time counted; 2 x `max_upload`.
+MAX_TEXT = 32 * 2**20
+
+
+def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
+    """Return the event list that a station pickled, with Python 2 or 3.
+
+    Its dicts, lists, text, numbers and datetimes are of exactly those types:
+    text of Python 2 is decoded as latin-1, scalars of numpy become Python's.
+
+    Raises NotAnEventList for anything else, whatever it is.
+    """
+    _scan(pickled)
+    try:
+        loaded = _Unpickler(pickled).load()
+    except Exception as error:
+        # Nothing narrower: malformed pickles raise all that the constructors
+        # and the unpickler's own checks can, and it is all the sender's fault.
+        raise NotAnEventList(f'the data cannot be unpickled: {error}') from error
+    if _admit(loaded, len(pickled)):
+        loaded = decode_object(loaded)
+    if type(loaded) is not list or not set(map(type, loaded)) <= {dict}:
+        raise NotAnEventList('the data is not a list of events')
+    return loaded
+
+
+def decode_object(o: Any) -> Any:
+    """Recursively decode all byte strings in an object, as latin-1.
+
+    Returns a copy in which every bytes is a str, in dicts (keys as well),
+    lists and tuples.  Latin-1 keeps every byte.
+    """
+    if isinstance(o, bytes):
+        return o.decode('latin-1')
+    if isinstance(o, dict):
+        return {decode_object(key): decode_object(item) for key, item in o.items()}
+    if isinstance(o, list):
+        return [decode_object(item) for item in o]
+    if isinstance(o, tuple):
+        return tuple(decode_object(item) for item in o)
+    return o
+
+
+# 1. The scan.  All opcodes but those followed by a length are one regular
+# expression, so that most of the scan runs in C.  Its repetition is bounded,
+# because the matcher keeps state for every repeat.
+
+_STEP = 1000
+# PUT and GET in all their forms, the index below 10^6.
+_MEMO = rb'(?:[qh].|[pg][0-9]{1,6}\n|[rj]..[\x00-\x07]\x00|\x94)'
+_OPCODES = (
+    rb'[(\]}ldsaeuN.\x88\x89\x93Rb]'
+    rb'|' + _MEMO + rb'|'
+    # Python 2 writes text as a literal on one line.
+    rb"S'[^'\\\n]*(?:\\[^\n][^'\\\n]*)*'\n"
+    rb'|S"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"\n'
+    rb'|V[^\n]*\n'
+    # Integers stay below 10^20: few enough of these share a hash.
+    rb'|I-?[0-9]{1,20}\n'
+    rb'|L-?[0-9]{1,20}L?\n'
+    rb'|K.|M..|J....|G.{8}'
+    rb'|F[-+.0-9a-z]{1,32}\n'
+    # A tuple, memoized or not, is consumed at once by REDUCE or BUILD.
+    rb'|[)t\x85\x86\x87]' + _MEMO + rb'?[Rb]'
+    rb'|c[a-zA-Z_.]{1,40}\n[a-z]{1,20}\n'
+    rb'|\x80[\x01-\x05]'
+)
+_match_opcodes = re.compile(rb'(?:' + _OPCODES + rb'){0,%d}' % _STEP, re.DOTALL).match
+
+# Opcode -> how many bytes hold the length of what follows.
+_LENGTHS = {
+    ord('U'): 1,  # SHORT_BINSTRING
+    ord('T'): 4,  # BINSTRING
+    ord('X'): 4,  # BINUNICODE
+    0x8C: 1,  # SHORT_BINUNICODE
+    ord('C'): 1,  # SHORT_BINBYTES
+    ord('B'): 4,  # BINBYTES
+    0x8A: 1,  # LONG1
+    0x95: 8,  # FRAME: of further opcodes
+}
+_LONG1, _FRAME = 0x8A, 0x95
+
+
+def _scan(pickled: bytes) -> None:
+    """Raise NotAnEventList unless stations' pickles look like this."""
+    position = opcodes = 0
+    end = len(pickled)
+    while position < end:
+        start = position
+        # Always matches, perhaps nothing.
+        position = _match_opcodes(pickled, start).end()  # type: ignore[union-attr]
+        # At most so many: an opcode has a byte or more.
+        opcodes += min(position - start, _STEP)
+        if position < end and position - start < _STEP:
+            width = _LENGTHS.get(pickled[position])
+            if width is not None:
+                position = _scan_counted(pickled, position, width)
+                opcodes += 1
+            elif position == start:
+                raise NotAnEventList(
+                    f'opcode {pickled[position : position + 1]!r} at byte '
+                    f'{position}, or its argument, is not what stations send'
+                )
+        if opcodes > MAX_OPCODES:
+            raise NotAnEventList(f'the data has over {MAX_OPCODES} opcodes')
+
+
+def _scan_counted(pickled: bytes, position: int, width: int) -> int:
+    """Return where the opcode at `position`, whose argument has a length, ends."""
+    opcode = pickled[position]
+    argument = position + 1 + width
+    length = int.from_bytes(pickled[position + 1 : argument], 'little')
+    if length > len(pickled) - argument:
+        raise NotAnEventList(f'the data ends inside the opcode at byte {position}')
+    if opcode == _FRAME:
+        return argument
+    end = argument + length
+    # Up to 2^64, whose ninth byte is 0: only 9 such integers share a hash.
+    if opcode == _LONG1 and length > 8 and (length > 9 or pickled[end - 1]):
+        raise NotAnEventList(f'the integer at byte {position} is too large')
+    return end
+
+
+# 2. The stand-ins for what a pickle may name.
+
+
+class _StandIn:
+    """Something a pickle may name, and call, and do nothing else to."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError('BUILD of what is not a dtype')
+
+
+class _Datetime(_StandIn):
+    """`datetime.datetime` of the ten bytes it is pickled as, naive."""
+
+    __slots__ = ()
+
+    def __call__(self, state: bytes | str) -> datetime:
+        # Python 2 pickles its state as a byte string, read as latin-1 here.
+        encoded = state.encode('latin-1') if isinstance(state, str) else state
+        year, month, day, hour, minute, second, high, low = _DATETIME.unpack(encoded)
+        # The top bit of the month is `fold`, which naive times do not need.
+        # datetime() itself would take the bytes unchecked, and hour 255.
+        return datetime(year, month & 0x7F, day, hour, minute, second, high << 16 | low)
+
+
+_DATETIME = struct.Struct('>HBBBBBBH')
+
+
+class _Encode(_StandIn):
+    """`_codecs.encode(text, 'latin1')`: bytes, in protocols that lack them.
+
+    Encodes at most `budget` characters in all: text that is shared could
+    otherwise be multiplied.
+    """
+
+    __slots__ = ('_budget',)
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if type(text) is not str or encoding != 'latin1':
+            raise pickle.UnpicklingError('encoding to anything but latin1')
+        self._budget -= len(text)
+        if self._budget < 0:
+            raise pickle.UnpicklingError('more is encoded than was sent')
+        return text.encode('latin-1')
+
+
+class _Bytes(_StandIn):
+    """`bytes()`: how protocols that lack bytes pickle an empty one."""
+
+    __slots__ = ()
+
+    def __call__(self) -> bytes:
+        return b''
+
+
+# 3. numpy's scalars: numpy/_core/src/multiarray, `scalar(dtype, bytes)`.
+
+_FORMATS = {
+    'b1': '?',
+    'i1': 'b',
+    'i2': 'h',
+    'i4': 'i',
+    'i8': 'q',
+    'u1': 'B',
+    'u2': 'H',
+    'u4': 'I',
+    'u8': 'Q',
+    'f2': 'e',
+    'f4': 'f',
+    'f8': 'd',
+}
+
+
+class _ScalarType(_StandIn):
+    """A `numpy.dtype` of one of twelve type codes."""
+
+    __slots__ = ('_format', '_order')
+
+    def __init__(self, code: str) -> None:
+        self._format = _FORMATS[code]
+        self._order = '<'
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (3 | 4, '<' | '>' | '|' as order, None, None, None, -1, -1, 0):
+                self._order = '<' if order == '|' else order
+            case _:
+                raise pickle.UnpicklingError('BUILD of an unknown dtype')
+
+    def unpack(self, encoded: bytes) -> bool | int | float:
+        """Return the scalar that these bytes are."""
+        return struct.unpack(self._order + self._format, encoded)[0]
+
+
+class _Dtype(_StandIn):
+    """`numpy.dtype`."""
+
+    __slots__ = ()
+
+    def __call__(self, code: str, align: bool, copy: bool) -> _ScalarType:
+        return _ScalarType(code)
+
+
+class _Scalar(_StandIn):
+    """`numpy.core.multiarray.scalar`."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, scalar_type: _ScalarType, encoded: bytes | str
+    ) -> bool | int | float:
+        if type(scalar_type) is not _ScalarType:
+            raise pickle.UnpicklingError('a scalar of no dtype')
+        if isinstance(encoded, str):
+            encoded = encoded.encode('latin-1')
+        return scalar_type.unpack(encoded)
+
+
+_STAND_INS: dict[tuple[str, str], _StandIn] = {
+    ('datetime', 'datetime'): _Datetime(),
+    ('__builtin__', 'bytes'): _Bytes(),
+    ('builtins', 'bytes'): _Bytes(),
+    ('numpy', 'dtype'): _Dtype(),
+    ('numpy.core.multiarray', 'scalar'): _Scalar(),
+    ('numpy._core.multiarray', 'scalar'): _Scalar(),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles with the stand-ins for all that a pickle names."""
+
+    def __init__(self, pickled: bytes) -> None:
+        # Buffered, or the bytes of each opcode are asked for one by one.
+        file = io.BufferedReader(io.BytesIO(pickled), 2**17)
+        super().__init__(file, encoding='latin-1')
+        self._encode = _Encode(len(pickled))
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ('_codecs', 'encode'):
+            return self._encode
+        try:
+            return _STAND_INS[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f'it names {module}.{name}') from None
+
+
+# 4. The walk.
+
+_ADMITTED = frozenset([dict, list, str, bytes, int, float, bool, type(None), datetime])
+
+
+def _admit(loaded: object, max_nodes: int) -> bool:
+    """Return whether there are bytes to decode in what was unpickled.
+
+    Level by level, so that it runs in C for the most part.  Raises
+    NotAnEventList if anything is of a type that is not admitted, too deep, or
+    more than `max_nodes` with shared objects counted each time.
+    """
+    level: list[Any] = [loaded]
+    nodes = text = 0
+    found: set[type] = set()
+    for _ in range(MAX_DEPTH):
+        types = set(map(type, level))
+        if not types <= _ADMITTED:
+            names = ', '.join(sorted(t.__name__ for t in types - _ADMITTED))
+            raise NotAnEventList(f'the data holds objects of type {names}')
+        found |= types
+        text += sum([len(item) for item in level if type(item) in (str, bytes)])
+        if text > MAX_TEXT:
+            raise NotAnEventList(f'the data unfolds to over {MAX_TEXT} characters')
+        lists = [item for item in level if type(item) is list]
+        dicts = [item for item in level if type(item) is dict]
+        if not lists and not dicts:
+            return bytes in found
+        # Counted before it is built: ten bytes may refer to millions.
+        nodes += sum(map(len, lists)) + sum(map(len, dicts))
+        if nodes > max_nodes:
+            raise NotAnEventList('the data unfolds to more objects than it has bytes')
+        keys = set(map(type, chain.from_iterable(dicts)))
+        if not keys <= {str, bytes}:
+            raise NotAnEventList('the data holds a dict whose keys are not text')
+        found |= keys
+        text += sum(map(len, chain.from_iterable(dicts)))
+        level = [*chain.from_iterable(lists)]
+        level += chain.from_iterable([d.values() for d in dicts])
+    raise NotAnEventList(f'the data is nested more than {MAX_DEPTH} deep')

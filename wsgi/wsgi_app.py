@@ -1,0 +1,202 @@
+"""The WSGI callable: read, authenticate, verify, decode, flag, spool, answer.
+
+Deployed under uWSGI as
+
+    application = functools.partial(wsgi_app.application, configfile=...)
+
+Stations read the body of the answer and nothing else: a number of
+`wsgi.rcodes`.  100 is a promise that the batch is on disk.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from datastore.batch import Batch, encode_batch
+from datastore.config import Config, ConfigError, read_config
+from datastore.event import Event
+from datastore.logs import open_log
+from datastore.spool import Spool
+from datastore.suspicious import Flagged, Suspicious
+from wsgi import rcodes
+from wsgi.rcodes import TransactionFailed, UploadError
+from wsgi.stations import StationList, read_station_list
+from wsgi.suspicion import limits, sort_out
+from wsgi.unpickle import decode_object, load_event_list
+from wsgi.upload import read_upload, verified_data
+
+__all__ = [
+    'application',
+    'decode_object',
+    'do_init',
+    'is_data_suspicious',
+    'store_data',
+]
+
+
+class Endpoint(NamedTuple):
+    """All that answering uploads takes, from one configuration file."""
+
+    config: Config
+    stations: StationList
+    spool: Spool
+    suspicious: Suspicious
+    logger: logging.Logger
+
+
+def application(
+    environ: dict[str, Any],
+    start_response: Callable[..., Any],
+    configfile: str | os.PathLike[str],
+) -> Iterable[bytes]:
+    """Answer one upload with its code, whatever it is; HTTP 200, text/plain."""
+    try:
+        rcode = _receive(environ, _endpoint(configfile))
+    except ConfigError as error:
+        # At start do_init says this; here a deployment has not called it.
+        environ['wsgi.errors'].write(f'{error}\n')
+        rcode = rcodes.INTERNAL_ERROR
+    answer = b'%d' % rcode
+    start_response(
+        '200 OK',
+        [('Content-Type', 'text/plain'), ('Content-Length', str(len(answer)))],
+    )
+    return [answer]
+
+
+def do_init(configfile: str | os.PathLike[str]) -> Endpoint:
+    """Initialise this process for a configuration file, once.
+
+    Reads the configuration and the station list, creates the directories and
+    opens the log.  The functions below act on the file last given here.
+
+    Raises ConfigError if any of these cannot be used; one line says why.
+    """
+    global _current
+    _current = _endpoint(configfile)
+    return _current
+
+
+def is_data_suspicious(event_list: list[dict[str, Any]]) -> bool:
+    """Return whether any event of the list is suspicious."""
+    _, flagged = _sort_out(_initialised(), event_list)
+    return bool(flagged)
+
+
+def store_data(station_id: int, cluster: str, event_list: list[dict[str, Any]]) -> None:
+    """Store a verified event list, durable when this returns.
+
+    Good events go to the spool, suspicious ones are set aside with their
+    reasons.  Raises TransactionFailed if the disk does not take them.
+    """
+    _store(_initialised(), station_id, cluster, event_list)
+
+
+def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
+    """Take one upload in and return the code that answers it."""
+    logger = endpoint.logger
+    started = time.monotonic()
+    sender = f'a sender at {environ.get("REMOTE_ADDR", "an unknown address")}'
+    try:
+        upload = read_upload(environ, endpoint.config.max_upload)
+        sender = f'station {upload.station_id}'
+        # Nothing is decoded before its sender is known.
+        station = endpoint.stations.authenticate(upload.station_id, upload.password)
+        event_list = load_event_list(verified_data(upload))
+        _store(endpoint, station.number, station.cluster, event_list)
+    except UploadError as error:
+        logger.warning('%s: answered %d: %s', sender, error.rcode, error)
+        return error.rcode
+    except Exception:
+        # Nothing narrower: whatever goes wrong, the station keeps its batch.
+        logger.exception('%s: internal error', sender)
+        return rcodes.INTERNAL_ERROR
+    milliseconds = (time.monotonic() - started) * 1000
+    logger.info(
+        '%s: %d events in %d bytes, answered %d after %.1f ms',
+        sender,
+        len(event_list),
+        len(upload.data),
+        rcodes.OK,
+        milliseconds,
+    )
+    return rcodes.OK
+
+
+def _store(
+    endpoint: Endpoint, station: int, cluster: str, event_list: list[dict[str, Any]]
+) -> None:
+    received = time.time_ns()
+    good, flagged = _sort_out(endpoint, event_list)
+    try:
+        # The flagged first: a station that has to send the batch again
+        # replaces them, where good events would be stored a second time.
+        if flagged:
+            name = endpoint.suspicious.put(station, cluster, received, flagged)
+        if good:
+            batch = Batch(station, cluster, received, tuple(good))
+            endpoint.spool.put(station, encode_batch(batch))
+    except OSError as error:
+        raise TransactionFailed(f'the disk does not take it: {error}') from error
+    if flagged:
+        endpoint.logger.warning(
+            'station %d: %d of %d events are suspicious, kept in %s; the first: %s',
+            station,
+            len(flagged),
+            len(event_list),
+            name,
+            '; '.join(flagged[0].reasons),
+        )
+
+
+def _sort_out(
+    endpoint: Endpoint, event_list: list[dict[str, Any]]
+) -> tuple[list[Event], list[Flagged]]:
+    return sort_out(event_list, limits(endpoint.config, time.time()))
+
+
+# One endpoint for each configuration file, in each process: a log file is
+# named after the process, and must not be shared across a fork.
+_endpoints: dict[tuple[str, int], Endpoint] = {}
+_current: Endpoint | None = None
+_initialising = threading.Lock()
+
+
+def _endpoint(configfile: str | os.PathLike[str]) -> Endpoint:
+    key = os.path.abspath(configfile), os.getpid()
+    if key not in _endpoints:
+        with _initialising:
+            if key not in _endpoints:
+                _endpoints[key] = _initialise(*key)
+    return _endpoints[key]
+
+
+def _initialise(configfile: str, pid: int) -> Endpoint:
+    config = read_config(configfile)
+    stations = read_station_list(config.station_list)
+    # Named after the file, so that two applications do not share a log.
+    logger = logging.getLogger(f'wsgi:{configfile}')
+    open_log(logger, config, f'wsgi.{pid}')
+    try:
+        endpoint = Endpoint(
+            config,
+            stations,
+            Spool(config.data_dir),
+            Suspicious(config.data_dir),
+            logger,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f'{configfile}: data_dir in [General]: {error.filename}: {error.strerror}'
+        ) from error
+    logger.info('%d stations listed in %s', len(stations), config.station_list)
+    return endpoint
+
+
+def _initialised() -> Endpoint:
+    if _current is None:
+        raise RuntimeError('do_init(configfile) has not been called')
+    return _current
