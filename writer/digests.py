@@ -1,0 +1,71 @@
+"""What identifies an event, and which events a file holds already.
+
+Stations send an event again when its answer was lost, often in a batch cut
+in another place, so duplicates are recognised event by event.  Two events are
+the same if their type, time and all their values are.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from datastore.batch import UNICODE_ERRORS
+from datastore.event import Event
+
+# 80 bits.  A station has at most some 150,000 events a day: the chance that
+# two different ones share a digest, and one is taken for the other, is
+# 10^-14 a day.
+DIGEST_SIZE = 10
+
+_SPLIT = np.dtype([('head', '<u8'), ('tail', '<u2')])  # a digest, as numbers
+_MANY_RECENT = 4096
+
+
+def event_digest(event: Event) -> bytes:
+    """Return what identifies an event, 10 bytes."""
+    packed = msgpack.packb(event, unicode_errors=UNICODE_ERRORS)
+    return hashlib.blake2b(packed, digest_size=DIGEST_SIZE).digest()
+
+
+class DigestIndex:
+    """A set of digests that takes little more than 10 bytes for each.
+
+    A Python set would take ten times that, for each of hundreds of files.
+    """
+
+    def __init__(self, digests: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Hold `digests`, uint8[n, 10]."""
+        self._recent: set[bytes] = set()
+        self._heads = np.empty(0, dtype='<u8')  # sorted
+        self._tails = np.empty(0, dtype='<u2')  # in the order of the heads
+        self._include(np.ascontiguousarray(digests).tobytes())
+
+    def __len__(self) -> int:
+        return len(self._heads) + len(self._recent)
+
+    def __contains__(self, digest: bytes) -> bool:
+        if digest in self._recent:
+            return True
+        head, tail = np.frombuffer(digest, dtype=_SPLIT)[0]
+        start, stop = (
+            int(np.searchsorted(self._heads, head, side=side))
+            for side in ('left', 'right')
+        )
+        return bool((self._tails[start:stop] == tail).any())
+
+    def add(self, digests: Iterable[bytes]) -> None:
+        """Add digests that were not in the set."""
+        self._recent.update(digests)
+        if len(self._recent) > _MANY_RECENT:
+            self._include(b''.join(self._recent))
+            self._recent.clear()
+
+    def _include(self, digests: bytes) -> None:
+        split = np.frombuffer(digests, dtype=_SPLIT)
+        heads = np.concatenate([self._heads, split['head']])
+        tails = np.concatenate([self._tails, split['tail']])
+        order = np.argsort(heads)
+        self._heads, self._tails = heads[order], tails[order]

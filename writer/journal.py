@@ -1,0 +1,298 @@
+"""Makes a file's changes atomic: they happen together at commit, or not at all.
+
+HDF5 writes in place and in an order of its own, so a process or a machine
+that stops in the middle leaves a file that does not open, or blobs that
+cannot be read.  Here its writes are kept in memory and overlaid on its reads.
+`commit` writes them to a journal beside the file first:
+
+    write the journal, fsync it, fsync the directory   <- the commit point
+    write the changes into the file, fsync it
+    remove the journal
+
+A crash before the commit point leaves an incomplete journal, which is thrown
+away.  After it, the journal is whole, and is replayed, as often as it takes,
+before anyone opens the file for writing.
+
+The journal is, little-endian: the magic, a uint32 CRC-32 of all that follows
+it, and MessagePack of the file's size, its changes as [offset, bytes], and
+the names of the spool files they came from.
+"""
+
+import contextlib
+import fcntl
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from datastore import durable
+
+MAGIC = b'HSJRNL1\n'  # the 1 is the format's version
+_HEADER = struct.Struct('<8sI')
+
+PAGE = 4096  # bytes; changes are kept in pages of the file system's size
+
+
+class FileBusy(Exception):
+    """A reader, or another program, holds the lock on the file."""
+
+
+class JournalRecord(NamedTuple):
+    """One commit: what it changes in the file, and the batches it stores."""
+
+    size: int
+    changes: list[tuple[int, bytes]]
+    covers: list[str]
+
+
+def journal_path(path: Path) -> Path:
+    """Return where the journal of the file `path` is."""
+    return path.with_name(f'{path.name}.journal')
+
+
+class JournaledFile(io.RawIOBase):
+    """An existing file, locked, whose changes happen together at commit.
+
+    A file-like object for `h5py.File(obj)`.  Closing it without a commit
+    discards the changes.
+    """
+
+    def __init__(self, path: Path, finish: Callable[[str], None]) -> None:
+        """Open and lock `path`, after replaying a journal that was left over.
+
+        `finish` removes a batch, by name, that a replay finds to be stored.
+        Raises FileBusy if another program holds the lock, OSError if the file
+        cannot be opened.
+        """
+        self._path = path
+        self._finish = finish
+        self._pages: dict[int, bytearray] = {}
+        self._position = 0
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._lock()
+            _replay(self._descriptor, journal_path(path), finish)
+            self._size = self._size_on_disk = os.fstat(self._descriptor).st_size
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def _lock(self) -> None:
+        # HDF5 takes this very lock: shared to read, exclusive to write.
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileBusy(f'{self._path} is being read') from error
+
+    def close(self) -> None:
+        """Unlock the file; changes that were not committed are gone."""
+        if not self.closed:
+            super().close()
+            os.close(self._descriptor)
+
+    # What h5py needs of a file: seek, tell, readinto, write, truncate, flush.
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
+        self._position = start[whence] + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast('B')
+        start = self._position
+        stop = min(start + len(view), self._size)
+        if stop <= start:
+            return 0
+        wanted = view[: stop - start]
+        self._read_from_disk(start, wanted)
+        for page in range(start // PAGE, -(-stop // PAGE)):
+            if page in self._pages:
+                first, last = max(start, page * PAGE), min(stop, (page + 1) * PAGE)
+                changed = memoryview(self._pages[page])
+                wanted[first - start : last - start] = changed[
+                    first - page * PAGE : last - page * PAGE
+                ]
+        self._position = stop
+        return len(wanted)
+
+    def write(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast('B')
+        start = self._position
+        stop = start + len(view)
+        for page in range(start // PAGE, -(-stop // PAGE)):
+            first, last = max(start, page * PAGE), min(stop, (page + 1) * PAGE)
+            if last - first == PAGE:
+                self._pages[page] = bytearray(view[first - start : last - start])
+                continue
+            if page not in self._pages:
+                self._pages[page] = self._page_on_disk(page)
+            self._pages[page][first - page * PAGE : last - page * PAGE] = view[
+                first - start : last - start
+            ]
+        self._size = max(self._size, stop)
+        self._position = stop
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._position if size is None else size
+        return self._size
+
+    def flush(self) -> None:
+        """Do nothing: HDF5 flushes in the middle of its changes."""
+
+    def _page_on_disk(self, page: int) -> bytearray:
+        content = bytearray(PAGE)
+        self._read_from_disk(page * PAGE, memoryview(content))
+        return content
+
+    def _read_from_disk(self, start: int, view: memoryview) -> None:
+        """Fill `view` from the file; past its end, as on disk, are zeros."""
+        done = 0
+        while done < len(view):
+            got = os.preadv(self._descriptor, [view[done:]], start + done)
+            if not got:
+                view[done:] = bytes(len(view) - done)
+                break
+            done += got
+
+    def commit(self, covers: Sequence[str]) -> None:
+        """Make all changes, durably and at once, and unlock the file.
+
+        `covers` names the batches that are stored for good with these
+        changes; they are removed.
+
+        Raises OSError if the disk does not take the changes.  Then either
+        nothing was changed, or the journal stays to be replayed.
+        """
+        record = JournalRecord(self._size, self._changes(), list(covers))
+        journal = journal_path(self._path)
+        self._reserve(record.size)
+        _write_journal(journal, record)  # the commit point is inside
+        _apply(self._descriptor, record)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        _finish(journal, record, self._finish)
+
+    def _changes(self) -> list[tuple[int, bytes]]:
+        """Return what was written, neighbouring pages joined."""
+        runs: list[tuple[int, list[bytearray]]] = []
+        for page in sorted(self._pages):
+            if page * PAGE >= self._size:
+                break
+            if runs and runs[-1][0] + len(runs[-1][1]) == page:
+                runs[-1][1].append(self._pages[page])
+            else:
+                runs.append((page, [self._pages[page]]))
+        return [
+            (page * PAGE, b''.join(pages)[: self._size - page * PAGE])
+            for page, pages in runs
+        ]
+
+    def _reserve(self, size: int) -> None:
+        """Take the disk space for growing to `size`, before the commit point.
+
+        A disk that fills up afterwards would leave half of the changes made.
+        HDF5 does not mind zeros past the end it knows of.
+        """
+        if size <= self._size_on_disk:
+            return
+        try:
+            os.posix_fallocate(
+                self._descriptor, self._size_on_disk, size - self._size_on_disk
+            )
+        except OSError:
+            os.ftruncate(self._descriptor, self._size_on_disk)
+            raise
+
+
+def replay_journal(journal: Path, finish: Callable[[str], None]) -> None:
+    """Replay a journal that was left over beside its file.
+
+    Raises FileBusy if another program holds the lock on the file, OSError if
+    the disk fails; the journal stays.
+    """
+    path = journal.with_name(journal.name.removesuffix('.journal'))
+    JournaledFile(path, finish).close()
+
+
+def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> None:
+    try:
+        content = journal.read_bytes()
+    except FileNotFoundError:
+        return
+    record = _decode(content)
+    if record is None:
+        # The crash came before the commit point: nothing was changed, and the
+        # batches are still in the spool.
+        journal.unlink()
+        return
+    _apply(descriptor, record)
+    _finish(journal, record, finish)
+
+
+def _write_journal(journal: Path, record: JournalRecord) -> None:
+    body = msgpack.packb(record)
+    content = _HEADER.pack(MAGIC, zlib.crc32(body)) + body
+    try:
+        descriptor = os.open(
+            journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL, durable.FILE_MODE
+        )
+        try:
+            durable.write_all(descriptor, content)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        durable.fsync_directory(journal.parent)
+    except OSError:
+        # Not committed, so it must not be replayed either.
+        with contextlib.suppress(OSError):
+            journal.unlink()
+        raise
+
+
+def _apply(descriptor: int, record: JournalRecord) -> None:
+    # A crash in here leaves the file torn until the journal is replayed.
+    for offset, content in record.changes:
+        rest = memoryview(content)
+        while rest:
+            written = os.pwrite(descriptor, rest, offset)
+            rest, offset = rest[written:], offset + written
+    os.ftruncate(descriptor, record.size)
+    os.fsync(descriptor)
+
+
+def _finish(
+    journal: Path, record: JournalRecord, finish: Callable[[str], None]
+) -> None:
+    """Remove the batches that are stored, and the journal when none is left."""
+    for name in record.covers:
+        finish(name)
+    # A crash before this replays changes that are made already: the same bytes.
+    journal.unlink()
+
+
+def _decode(content: bytes) -> JournalRecord | None:
+    """Return the record in a journal; None if it is not whole."""
+    if len(content) < _HEADER.size:
+        return None
+    magic, checksum = _HEADER.unpack_from(content)
+    body = content[_HEADER.size :]
+    if magic != MAGIC or checksum != zlib.crc32(body):
+        return None
+    return JournalRecord(*msgpack.unpackb(body))

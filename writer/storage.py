@@ -1,0 +1,340 @@
+"""The HDF5 layout: opens a station's day file and appends to it.
+
+Files are laid out as PyTables lays them out (PyTables User's Guide, appendix
+"PyTables File Format"), so that PyTables, SAPPHiRE and h5py read them alike:
+
+    /hisparc/cluster_<cluster>/station_<number>/<table>, .../blobs
+    /ingest/digests     what identifies the events that are stored
+
+Only groups, tables and `blobs` are children of a station's group: consumers
+call len() on each of them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5p, h5s, h5t
+
+from datastore import durable
+from datastore.event import EPOCH
+from datastore.upload_codes import Column, Table
+from writer.digests import DIGEST_SIZE, DigestIndex
+from writer.journal import FileBusy, JournaledFile
+from writer.rows import Rows
+
+# Versions of the PyTables format; 2.1 files are what PyTables 3 writes.
+_FILE_VERSION = '2.1'
+_GROUP_VERSION = '1.0'
+_TABLE_VERSION = '2.7'
+_VLARRAY_VERSION = '1.4'
+
+_CHUNK_BYTES = 16 * 2**10  # of a table: a commit rewrites a chunk or two of each
+# A chunk of 4096 16-byte references is a quarter of what PyTables would choose:
+# each commit rewrites one.
+_BLOBS_CHUNK = 2048
+
+_DIGESTS = Table(
+    '',
+    'digests',
+    'Digests of the events stored in this file',
+    (Column('digest', 'uint8', shape=(DIGEST_SIZE,)),),
+)
+
+# Digests kept in memory, over all files: 80 MB.
+_MAX_DIGESTS = 8 * 10**6
+
+
+class DamagedFile(Exception):
+    """The file does not open as HDF5, or holds something else than it should."""
+
+
+class Archive:
+    """The day files under `data_dir`.
+
+    Raises, from every method that opens a file: FileBusy if somebody reads
+    it, DamagedFile, or OSError if the disk fails.  Then nothing was changed.
+    """
+
+    def __init__(self, data_dir: Path, finish: Callable[[str], None]) -> None:
+        """`finish` removes a batch, by name, that is stored for good."""
+        self._data_dir = data_dir
+        self._tmp = data_dir / 'tmp'
+        self._finish = finish
+        self._digests: OrderedDict[Path, DigestIndex] = OrderedDict()
+
+    def path(self, station: int, day: int) -> Path:
+        """Return where a station's events of a day are.
+
+        `day` counts from 1970-01-01; as historic file names have no zero
+        padding, neither have these.
+        """
+        date = EPOCH + timedelta(days=day)
+        return (
+            self._data_dir
+            / str(date.year)
+            / str(date.month)
+            / f'{date.year}_{date.month}_{date.day}'
+            / f'station_{station}.h5'
+        )
+
+    def journals(self) -> list[Path]:
+        """Return the journals that a crash left beside day files."""
+        return sorted(self._data_dir.glob('[0-9]*/[0-9]*/*_*_*/station_*.h5.journal'))
+
+    def digests(self, station: int, day: int) -> DigestIndex:
+        """Return which events the day file holds already."""
+        path = self.path(station, day)
+        if path in self._digests:
+            self._digests.move_to_end(path)
+            return self._digests[path]
+        index = DigestIndex(np.empty((0, DIGEST_SIZE), dtype='u1'))
+        if path.exists():
+            with JournaledFile(path, self._finish) as file:
+                index = _read_digests(path, file)
+        self._digests[path] = index
+        while (
+            len(self._digests) > 1
+            and sum(map(len, self._digests.values())) > _MAX_DIGESTS
+        ):
+            self._digests.popitem(last=False)
+        return index
+
+    def append(
+        self,
+        station: int,
+        cluster: str,
+        day: int,
+        tables: Sequence[Rows],
+        digests: Sequence[bytes],
+        covers: Sequence[str],
+    ) -> None:
+        """Append rows and blobs to a day file, all or nothing, durably.
+
+        `digests` identify the events; `covers` names the batches that are
+        stored for good with this, and are removed.
+        """
+        path = self.path(station, day)
+        group = f'/hisparc/cluster_{cluster.lower()}/station_{station}'
+        index = self.digests(station, day)
+        # Not known to be right until the commit has succeeded.
+        del self._digests[path]
+        if path.exists():
+            with JournaledFile(path, self._finish) as file:
+                _append(path, file, 'r+', group, tables, digests, len(index))
+                file.commit(covers)
+        else:
+            buffer = BytesIO()
+            _append(path, buffer, 'w', group, tables, digests, 0)
+            durable.make_directory(path.parent)
+            durable.put(path, buffer.getvalue(), self._tmp)
+            for name in covers:
+                self._finish(name)
+        index.add(digests)
+        self._digests[path] = index
+
+
+def _read_digests(path: Path, file: JournaledFile) -> DigestIndex:
+    try:
+        with h5py.File(file, 'r') as h5:
+            stored = h5['/ingest/digests'][:]['digest'] if 'ingest' in h5 else []
+    except _HDF5_ERRORS as error:
+        raise _damaged(path, error) from error
+    return DigestIndex(np.reshape(stored, (-1, DIGEST_SIZE)).astype('u1'))
+
+
+def _append(
+    path: Path,
+    file: JournaledFile | BytesIO,
+    mode: str,
+    group_path: str,
+    tables: Sequence[Rows],
+    digests: Sequence[bytes],
+    digests_known: int,
+) -> None:
+    identities = np.frombuffer(b''.join(digests), dtype=_DIGESTS.row_dtype)
+    try:
+        with h5py.File(file, mode) as h5:
+            if mode == 'w':
+                _set_text(h5, 'CLASS', 'GROUP')
+                _set_text(h5, 'TITLE', '')
+                _set_text(h5, 'VERSION', _GROUP_VERSION)
+                _set_text(h5, 'PYTABLES_FORMAT_VERSION', _FILE_VERSION)
+            group = _require_group(h5, group_path)
+            for table, rows, blobs in tables:
+                _append_table(group, table, _renumber(group, table, rows))
+                _append_blobs(group, blobs)
+            ingest = _require_group(h5, '/ingest')
+            if _length(ingest, 'digests') != digests_known:
+                raise FileBusy(f'{path} was changed by another program')
+            _append_table(ingest, _DIGESTS, identities)
+    except _HDF5_ERRORS as error:
+        raise _damaged(path, error) from error
+
+
+# What h5py raises where a file is not what it should be.  Its OSErrors have no
+# errno; those of the disk have one.
+_HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError)
+
+
+def _damaged(path: Path, error: Exception) -> Exception:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    return DamagedFile(f'{path}: {error}')
+
+
+def _length(group: h5py.Group, name: str) -> int:
+    return group[name].shape[0] if name in group else 0
+
+
+def _renumber(
+    group: h5py.Group, table: Table, rows: np.ndarray[Any, np.dtype[Any]]
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return rows with the event ids and blob indices they have in the file."""
+    rows = rows.copy()
+    rows['event_id'] = _length(group, table.name) + 1 + np.arange(len(rows))
+    blobs = _length(group, 'blobs')
+    for name in table.blob_columns:
+        indices = rows[name]
+        indices[indices >= 0] += blobs
+    return rows
+
+
+def _append_table(
+    group: h5py.Group, table: Table, rows: np.ndarray[Any, np.dtype[Any]]
+) -> None:
+    if table.name in group:
+        dataset = group[table.name]
+        if dataset.dtype != table.row_dtype:
+            raise ValueError(f'{dataset.name} has other columns than it should')
+    else:
+        dataset = _create_table(group, table)
+    _extend(dataset, rows, dataset.id.get_type())
+    dataset.attrs.modify('NROWS', np.int64(dataset.shape[0]))
+
+
+def _append_blobs(group: h5py.Group, blobs: Sequence[bytes]) -> None:
+    if not blobs:
+        return
+    dataset = group['blobs'] if 'blobs' in group else _create_blobs(group)
+    # One call for all: 2 us a blob, where a call for each takes 41.
+    views = np.empty(len(blobs), dtype=_BLOB)
+    for number, blob in enumerate(blobs):
+        views[number] = np.frombuffer(blob, dtype='u1') if blob else _EMPTY
+    _extend(dataset, views, h5t.py_create(_BLOB))
+
+
+def _extend(
+    dataset: h5py.Dataset, items: np.ndarray[Any, np.dtype[Any]], mtype: h5t.TypeID
+) -> None:
+    """Append to a dataset of one dimension.
+
+    Through the low-level interface: `dataset[n:m] = items` takes a single
+    blob for an array of numbers.
+    """
+    start = dataset.shape[0]
+    dataset.id.set_extent((start + len(items),))
+    space = dataset.id.get_space()
+    space.select_hyperslab((start,), (len(items),))
+    dataset.id.write(h5s.create_simple((len(items),)), space, items, mtype)
+
+
+# PyTables' layout, written through h5py's low-level interface because h5py
+# would store strings, booleans and compounds in forms of its own.
+
+_BLOB = h5py.vlen_dtype(np.uint8)
+_EMPTY = np.empty(0, dtype='u1')
+
+
+def _require_group(h5: h5py.File, path: str) -> h5py.Group:
+    group: h5py.Group = h5
+    for name in path.strip('/').split('/'):
+        if name not in group:
+            created = group.create_group(name)
+            _set_text(created, 'CLASS', 'GROUP')
+            _set_text(created, 'TITLE', '')
+            _set_text(created, 'VERSION', _GROUP_VERSION)
+        group = group[name]
+    return group
+
+
+def _create_table(group: h5py.Group, table: Table) -> h5py.Dataset:
+    chunk = max(1, _CHUNK_BYTES // table.row_dtype.itemsize)
+    dataset = _create_dataset(group, table.name, _disk_type(table), chunk)
+    _set_text(dataset, 'CLASS', 'TABLE')
+    _set_text(dataset, 'VERSION', _TABLE_VERSION)
+    _set_text(dataset, 'TITLE', table.title)
+    # Appendix, "Table": every field has a fill; PyTables gives up without it.
+    for number, column in enumerate(table.columns):
+        _set_text(dataset, f'FIELD_{number}_NAME', column.name)
+        fill = np.array(column.default, dtype=column.row_dtype)
+        _set_scalar(dataset, f'FIELD_{number}_FILL', fill, _element_type(column))
+    _set_scalar(dataset, 'NROWS', np.array(0, dtype='i8'), h5t.STD_I64LE)
+    return dataset
+
+
+def _create_blobs(group: h5py.Group) -> h5py.Dataset:
+    dataset = _create_dataset(
+        group, 'blobs', h5t.vlen_create(h5t.STD_U8LE), _BLOBS_CHUNK
+    )
+    _set_text(dataset, 'CLASS', 'VLARRAY')
+    _set_text(dataset, 'PSEUDOATOM', 'vlstring')
+    _set_text(dataset, 'VERSION', _VLARRAY_VERSION)
+    _set_text(dataset, 'TITLE', 'HiSPARC binary data')
+    return dataset
+
+
+def _create_dataset(
+    group: h5py.Group, name: str, type_id: h5t.TypeID, chunk: int
+) -> h5py.Dataset:
+    space = h5s.create_simple((0,), (h5s.UNLIMITED,))
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_chunk((chunk,))
+    h5d.create(group.id, name.encode(), type_id, space, properties)
+    return group[name]
+
+
+def _element_type(column: Column) -> h5t.TypeID:
+    if column.dtype == 'bool':
+        return h5t.STD_B8LE  # a bitfield, which PyTables reads as a bool
+    return h5t.py_create(column.row_dtype)
+
+
+def _disk_type(table: Table) -> h5t.TypeID:
+    compound = h5t.create(h5t.COMPOUND, table.row_dtype.itemsize)
+    for column in table.columns:
+        element = _element_type(column)
+        if column.shape:
+            element = h5t.array_create(element, column.shape)
+        assert table.row_dtype.fields is not None
+        offset = table.row_dtype.fields[column.name][1]
+        compound.insert(column.name.encode(), offset, element)
+    return compound
+
+
+def _set_text(node: h5py.Group | h5py.Dataset, name: str, text: str) -> None:
+    """Set an attribute as PyTables does: fixed length, UTF-8, null-terminated.
+
+    An empty one has size 1 and no value.
+    """
+    encoded = text.encode('utf-8')
+    type_id = h5t.C_S1.copy()
+    type_id.set_size(max(1, len(encoded)))
+    type_id.set_cset(h5t.CSET_UTF8)
+    type_id.set_strpad(h5t.STR_NULLTERM)
+    space = h5s.create(h5s.SCALAR if encoded else h5s.NULL)
+    attribute = h5a.create(node.id, name.encode(), type_id, space)
+    if encoded:
+        attribute.write(np.array(encoded), mtype=type_id)
+
+
+def _set_scalar(
+    node: h5py.Dataset, name: str, value: np.ndarray[Any, Any], type_id: h5t.TypeID
+) -> None:
+    attribute = h5a.create(node.id, name.encode(), type_id, h5s.create(h5s.SCALAR))
+    attribute.write(value, mtype=type_id)

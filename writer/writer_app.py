@@ -1,0 +1,291 @@
+"""Sweeps the spool every N seconds until told to stop.
+
+    python -m writer --config PATH [--once]
+
+A sweep takes the waiting batches of one station after the other, and appends
+to each day file once.  What cannot be stored now stays in the spool; what can
+never be read goes to `rejected/`; what does not fit its columns goes to
+`suspicious/`.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from datastore.batch import Batch, InvalidBatch, decode_batch
+from datastore.config import ConfigError, read_config
+from datastore.event import Event
+from datastore.logs import open_log
+from datastore.spool import Spool, SpoolFileError
+from datastore.suspicious import Flagged, Suspicious
+from writer.digests import event_digest
+from writer.journal import FileBusy, replay_journal
+from writer.rows import rows_and_blobs
+from writer.storage import Archive, DamagedFile
+
+logger = logging.getLogger('writer')
+
+_DAY = 86400  # s
+
+# Spooled bytes of one station that are in memory together; more are taken in
+# turns, each appending to its files once.
+_MAX_LOAD = 32 * 2**20
+
+
+class AlreadyRunning(Exception):
+    """Another writer works on the same data directory."""
+
+
+def writer(
+    configfile: str | os.PathLike[str],
+    once: bool = False,
+    stop: threading.Event | None = None,
+) -> None:
+    """Move batches from the spool to the archive until `stop` is set.
+
+    With `once`, sweep what is there and return.
+
+    Raises ConfigError if the configuration cannot be used, AlreadyRunning if
+    another writer works on the same directory.
+    """
+    stop = stop or threading.Event()
+    config = read_config(configfile)
+    open_log(logger, config, 'writer')
+    try:
+        spool = Spool(config.data_dir)
+        suspicious = Suspicious(config.data_dir)
+    except OSError as error:
+        raise ConfigError(
+            f'{config.path}: data_dir in [General]: {error.filename}: {error.strerror}'
+        ) from error
+    with _only_writer(config.data_dir):
+        archive = Archive(config.data_dir, spool.remove)
+        sweeper = Sweeper(spool, suspicious, archive, stop)
+        logger.info('started, process %d, on %s', os.getpid(), config.data_dir)
+        sweeper.recover()
+        while True:
+            sweeper.sweep()
+            if once or stop.wait(config.sleep):
+                break
+        logger.info('stopped')
+
+
+class _DayKey(NamedTuple):
+    """What one append is for: a station in a cluster on a day, since 1970."""
+
+    station: int
+    cluster: str
+    day: int
+
+
+class Sweeper:
+    """Moves batches from the spool to the archive."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        suspicious: Suspicious,
+        archive: Archive,
+        stop: threading.Event,
+    ) -> None:
+        self._spool = spool
+        self._suspicious = suspicious
+        self._archive = archive
+        self._stop = stop
+        self._codes_logged: set[tuple[int, str]] = set()
+
+    def recover(self) -> None:
+        """Finish what a crash interrupted, and clear up after it."""
+        for journal in self._archive.journals():
+            try:
+                replay_journal(journal, self._spool.remove)
+                logger.warning('replayed %s, left over by a crash', journal)
+            except (FileBusy, OSError) as error:
+                # It is replayed when its file is next written to.
+                logger.error('cannot replay %s yet: %s', journal, error)
+        if debris := self._spool.remove_debris():
+            logger.warning('removed %d files a crash left in tmp/', debris)
+
+    def sweep(self) -> None:
+        """Store every batch that is waiting; return early if told to stop.
+
+        Raises OSError if the spool itself cannot be read.
+        """
+        for names in self._spool.pending().values():
+            for batches in self._loads(names):
+                self._store(batches)
+                if self._stop.is_set():
+                    return
+
+    def _loads(self, names: list[str]) -> Iterator[dict[str, Batch]]:
+        """Yield the batches by name, as many at a time as memory allows."""
+        batches: dict[str, Batch] = {}
+        size = 0
+        for name in names:
+            try:
+                content = self._spool.get(name)
+                batches[name] = decode_batch(content)
+            except (SpoolFileError, InvalidBatch) as error:
+                logger.error('rejected spool file %s: %s', name, error)
+                self._spool.reject(name, str(error))
+                continue
+            except OSError as error:
+                logger.error('cannot read spool file %s, left alone: %s', name, error)
+                continue
+            size += len(content)
+            if size >= _MAX_LOAD:
+                yield batches
+                batches, size = {}, 0
+        if batches:
+            yield batches
+
+    def _store(self, batches: dict[str, Batch]) -> None:
+        """Append the events of these batches, of one station, to their day files."""
+        days: dict[_DayKey, list[tuple[str, Event]]] = defaultdict(list)
+        unstored: dict[str, set[_DayKey]] = {name: set() for name in batches}
+        for name, batch in batches.items():
+            for event in batch.events:
+                key = _DayKey(batch.station, batch.cluster, event.timestamp // _DAY)
+                days[key].append((name, event))
+                unstored[name].add(key)
+        for key, entries in days.items():
+            if self._stop.is_set():
+                return
+            names = {name for name, _ in entries}
+            last = [name for name in names if unstored[name] == {key}]
+            try:
+                self._append(key, entries, batches, last)
+            except FileBusy as error:
+                logger.info('%s; its batches wait for the next sweep', error)
+            except (DamagedFile, OSError) as error:
+                logger.error(
+                    'station %d: %d batches stay spooled: %s',
+                    key.station,
+                    len(names),
+                    error,
+                )
+            else:
+                for name in names:
+                    unstored[name].discard(key)
+
+    def _append(
+        self,
+        key: _DayKey,
+        entries: list[tuple[str, Event]],
+        batches: dict[str, Batch],
+        last: list[str],
+    ) -> None:
+        """Append the events of one day to its file.
+
+        `entries` are the events, each with the name of its batch; `last` are
+        the batches of which nothing is left to store after this.
+        """
+        # Leave out what the file holds already, or what comes twice in here.
+        known = self._archive.digests(key.station, key.day)
+        new: dict[bytes, tuple[str, Event]] = {}
+        for name, event in entries:
+            digest = event_digest(event)
+            if digest not in known:
+                new.setdefault(digest, (name, event))
+        sources = [name for name, _ in new.values()]
+        conversion = rows_and_blobs([event for _, event in new.values()])
+        self._log_unknown_codes(key.station, conversion.unknown_codes)
+
+        digests = list(new)
+        flagged: dict[str, list[Flagged]] = defaultdict(list)
+        for position, reasons in conversion.flagged:
+            event = new[digests[position]][1]
+            flagged[sources[position]].append(Flagged(event.as_uploaded(), reasons))
+        for name, events in flagged.items():
+            received = batches[name].received
+            # Before the batch can be removed; again, after a crash, replaces it.
+            self._suspicious.put(key.station, key.cluster, received, events)
+
+        bad = {position for position, _ in conversion.flagged}
+        stored = [d for position, d in enumerate(digests) if position not in bad]
+        if stored:
+            self._archive.append(*key, conversion.tables, stored, last)
+        else:
+            for name in last:
+                self._spool.remove(name)
+        logger.info(
+            'station %d: %d events stored from %d batches, %d sent before, '
+            '%d suspicious, in %s',
+            key.station,
+            len(stored),
+            len(set(sources)),
+            len(entries) - len(new),
+            len(bad),
+            self._archive.path(key.station, key.day),
+        )
+
+    def _log_unknown_codes(self, station: int, codes: set[str]) -> None:
+        for code in sorted(codes):
+            if (station, code) not in self._codes_logged:
+                self._codes_logged.add((station, code))
+                logger.warning(
+                    'station %d sends upload code %.40s, which no column takes; '
+                    'its values are not archived',
+                    station,
+                    code,
+                )
+
+
+@contextlib.contextmanager
+def _only_writer(data_dir: Path) -> Iterator[None]:
+    """Hold the lock that makes this the only writer on `data_dir`.
+
+    Raises AlreadyRunning, with the other's process number.  The kernel frees
+    the lock of a writer that dies, so the file may stay.
+    """
+    descriptor = os.open(data_dir / 'writer.lock', os.O_RDWR | os.O_CREAT, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 20).decode('ascii', 'replace').strip()
+            raise AlreadyRunning(
+                f'another writer, process {pid or "unknown"}, works on {data_dir}'
+            ) from None
+        os.truncate(descriptor, 0)
+        os.write(descriptor, b'%d\n' % os.getpid())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the writer as a program; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m writer',
+        description='Move uploaded batches from the spool into the archive.',
+    )
+    parser.add_argument('--config', required=True, metavar='PATH', help='the ini file')
+    parser.add_argument(
+        '--once', action='store_true', help='sweep what is waiting, then exit'
+    )
+    arguments = parser.parse_args(argv)
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        writer(arguments.config, once=arguments.once, stop=stop)
+    except (ConfigError, AlreadyRunning, OSError) as error:
+        print(f'writer: {error}', file=sys.stderr)
+        return 1
+    except Exception:
+        # Nothing narrower: whatever it is, it must be in the log.
+        logger.exception('stopped by an error of its own')
+        print('writer: stopped by an error of its own, see the log', file=sys.stderr)
+        return 1
+    return 0
