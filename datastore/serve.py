@@ -118,7 +118,6 @@ def uwsgi_command(uwsgi: str, port: int, configfile: Path) -> list[str]:
     switches = (
         'master',
         'need-app',  # a configuration that cannot be used stops the start
-        'lazy-apps',  # each worker opens a log of its own
         'no-orphans',  # workers do not outlive a master that is killed
         'die-on-term',  # SIGTERM stops; uWSGI's own habit is to reload
         'disable-logging',  # the endpoint says one line for each upload itself

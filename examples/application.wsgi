@@ -9,7 +9,8 @@ from wsgi import wsgi_app
 
 configfile = os.environ.get('DATASTORE_CONFIG', '/etc/datastore/config.ini')
 try:
-    # Now, so that a mistake stops the start instead of refusing uploads.
+    # In the master, so that a mistake stops the start instead of refusing
+    # uploads; each worker initialises itself again, with a log of its own.
     wsgi_app.do_init(configfile)
 except ConfigError as error:
     sys.exit(f'datastore: {error}')

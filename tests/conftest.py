@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import (
-    CLUSTER,
-    PASSWORD,
     RECORDINGS,
-    STATION,
     Server,
     start_uwsgi,
     stop,
+    write_config,
 )
 
 
@@ -32,38 +31,21 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_config(tmp_path: Path, data_dir: Path) -> Callable[..., Path]:
-    """Write a configuration; keyword arguments are `[Section] key = value`."""
-
-    def make(**sections: dict[str, object]) -> Path:
-        stations = tmp_path / 'station_list.csv'
-        stations.write_text(f'{STATION}, {CLUSTER}, {PASSWORD}\n')
-        content: dict[str, dict[str, object]] = {
-            'General': {
-                'log': tmp_path / 'log' / 'hisparc',
-                'loglevel': 'debug',
-                'station_list': stations,
-                'data_dir': data_dir,
-            },
-            'Suspicion': {'earliest': '2016-01-01'},
-        }
-        for name, keys in sections.items():
-            content.setdefault(name, {}).update(keys)
-        lines = []
-        for name, keys in content.items():
-            lines.append(f'[{name}]')
-            lines += [f'{k} = {v}' for k, v in keys.items() if v is not None]
-        path = tmp_path / 'config.ini'
-        path.write_text('\n'.join(lines) + '\n')
-        return path
-
-    return make
+def make_config(tmp_path: Path) -> Callable[..., Path]:
+    """Write a configuration into tmp_path; keywords as for `write_config`."""
+    return partial(write_config, tmp_path)
 
 
 @pytest.fixture
 def configfile(make_config: Callable[..., Path]) -> Path:
     """A configuration with one station, that takes events since 2016."""
     return make_config()
+
+
+@pytest.fixture(scope='module')
+def module_configfile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `configfile`, for servers that the tests of one module share."""
+    return write_config(tmp_path_factory.mktemp('module'))
 
 
 @pytest.fixture

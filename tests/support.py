@@ -19,6 +19,34 @@ GROUP = f'/hisparc/cluster_science park/station_{STATION}'
 RECORDINGS = PROJECT.parent / 'shared' / 'data' / 'uploads'
 
 
+def write_config(directory: Path, **sections: dict[str, object]) -> Path:
+    """Write a configuration with one station, that takes events since 2016.
+
+    Keyword arguments are sections: dicts of keys to add or replace, or to
+    leave out where the value is None.
+    """
+    stations = directory / 'station_list.csv'
+    stations.write_text(f'{STATION}, {CLUSTER}, {PASSWORD}\n')
+    content: dict[str, dict[str, object]] = {
+        'General': {
+            'log': directory / 'log' / 'hisparc',
+            'loglevel': 'debug',
+            'station_list': stations,
+            'data_dir': directory / 'data',
+        },
+        'Suspicion': {'earliest': '2016-01-01'},
+    }
+    for name, keys in sections.items():
+        content.setdefault(name, {}).update(keys)
+    lines = []
+    for name, keys in content.items():
+        lines.append(f'[{name}]')
+        lines += [f'{key} = {text}' for key, text in keys.items() if text is not None]
+    path = directory / 'config.ini'
+    path.write_text('\n'.join(lines) + '\n')
+    return path
+
+
 def read_with_pytables(path: Path) -> dict[str, Any]:
     """Return what PyTables finds in a file, by path of the leaf.
 
@@ -53,35 +81,43 @@ class Server:
     log: Path
 
     @property
+    def workers(self) -> list[int]:
+        """The processes of the workers that were started first."""
+        said = self.log.read_text()
+        return [int(pid) for pid in re.findall(r'spawned .*\(pid: (\d+), cores', said)]
+
+    @property
     def data_dir(self) -> Path:
         return self.configfile.parent / 'data'
 
 
-def start_uwsgi(configfile: Path, *options: str) -> Server:
-    """Start uWSGI on a free port of 127.0.0.1, which uWSGI chooses."""
-    log = configfile.parent / 'uwsgi.log'
-    command = [
-        f'{sysconfig.get_path("scripts")}/uwsgi',
-        '--http-socket=127.0.0.1:0',
-        f'--wsgi-file={PROJECT}/examples/application.wsgi',
-        f'--pythonpath={PROJECT}',
-        '--master',
-        '--processes=2',
-        '--lazy-apps',
-        '--need-app',
-        '--die-on-term',
-        *options,
-    ]
-    environment = os.environ | {'DATASTORE_CONFIG': str(configfile)}
+def start_uwsgi(configfile: Path, application: str | None = None) -> Server:
+    """Start uWSGI as `examples/` deploys it, on a port that uWSGI chooses.
+
+    `application` is the text of another application.wsgi.
+    """
+    directory = configfile.parent
+    examples = PROJECT / 'examples'
+    text = (examples / 'uwsgi.ini').read_text()
+    assert 'http-socket = 127.0.0.1:8080' in text
+    ini = directory / 'uwsgi.ini'
+    ini.write_text(text.replace('127.0.0.1:8080', '127.0.0.1:0'))
+    (directory / 'application.wsgi').write_text(
+        application or (examples / 'application.wsgi').read_text()
+    )
+    log = directory / 'uwsgi.log'
     with log.open('wb') as file:
         process = subprocess.Popen(
-            command, env=environment, stdout=file, stderr=subprocess.STDOUT
+            [f'{sysconfig.get_path("scripts")}/uwsgi', '--ini', ini],
+            env=os.environ | {'DATASTORE_CONFIG': str(configfile)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
     started = time.monotonic()
     while True:
         said = log.read_text()
         port = re.search(r'bound to TCP address 127\.0\.0\.1:(\d+)', said)
-        if port and said.count('ready in') >= 2:
+        if port and 'spawned uWSGI worker 2' in said:
             return Server(f'http://127.0.0.1:{port[1]}/', configfile, process, log)
         if process.poll() is not None or time.monotonic() - started > 30:
             stop(process)
