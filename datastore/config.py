@@ -60,6 +60,10 @@ def _size(text: str, directory: Path) -> int:
     return size
 
 
+def _size_or_off(text: str, directory: Path) -> int | None:
+    return None if text == 'off' else _size(text, directory)
+
+
 def _duration(text: str, directory: Path) -> float:
     duration = _quantity(text, _SECONDS, plural='s')
     if not 0 < duration < timedelta.max.total_seconds():
@@ -104,6 +108,12 @@ class Config:
     data_dir: Path = _key('General', _path)
     # Largest body of an upload, in bytes; more is answered 400.
     max_upload: int = _key('General', _size, 16 * 2**20)
+    # Bytes to leave free on data_dir's file system; None leaves none.  Below
+    # it uploads are answered 205, and the stations try again later.
+    min_free_space: int | None = _key('General', _size_or_off, 2**30)
+    # Bytes that may wait in the spool; None for any number.  Above it uploads
+    # are answered 205.
+    max_spool_size: int | None = _key('General', _size_or_off, None)
 
     # Seconds between two sweeps of the spool; may be a fraction.
     sleep: float = _key('Writer', _duration, 60.0)

@@ -7,9 +7,14 @@ without the file's all of them.
 """
 
 import contextlib
+import errno
 import os
 import time
 from pathlib import Path
+
+# What a disk says that is full, over a quota, broken or mounted read-only: it
+# may be mended while we run.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 FILE_MODE = 0o640  # events may hold passwords (CFG); the group may back up
 DIRECTORY_MODE = 0o750

@@ -9,6 +9,8 @@ A spool file is, little-endian: the magic, a uint32 CRC-32 of all that
 follows it, a uint64 length, and that many bytes.
 """
 
+import contextlib
+import itertools
 import os
 import re
 import struct
@@ -99,12 +101,23 @@ class Spool:
 
     def reject(self, name: str, error: str) -> None:
         """Set a file that cannot be read aside, untouched, beside its error."""
+        source, copies = name, itertools.count(2)
+        while (self._rejected / name).exists():
+            name = f'{source}.{next(copies)}'  # of the same name as one before
         explanation = self._rejected / f'{name}.error'
         durable.put(explanation, f'{error}\n'.encode(), self._tmp)
         # A crash here leaves an explanation without its file; the next sweep
         # writes it again and moves the file.
-        os.rename(self._incoming / name, self._rejected / name)
+        os.rename(self._incoming / source, self._rejected / name)
         durable.fsync_directory(self._rejected)
+
+    def size(self) -> int:
+        """Return how many bytes of batches are waiting."""
+        total = 0
+        for entry in os.scandir(self._incoming):
+            with contextlib.suppress(FileNotFoundError):  # stored just now
+                total += entry.stat(follow_symlinks=False).st_size
+        return total
 
     def remove_debris(self) -> int:
         """Delete what a crash left in tmp/ over an hour ago; return how many."""

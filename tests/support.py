@@ -33,6 +33,7 @@ def write_config(directory: Path, **sections: dict[str, object]) -> Path:
             'loglevel': 'debug',
             'station_list': stations,
             'data_dir': directory / 'data',
+            'min_free_space': 'off',
         },
         'Suspicion': {'earliest': '2016-01-01'},
     }

@@ -23,12 +23,14 @@ from typing import NamedTuple
 
 from datastore.batch import Batch, InvalidBatch, decode_batch
 from datastore.config import ConfigError, read_config
+from datastore.durable import DISK_ERRORS
 from datastore.event import Event
 from datastore.logs import open_log
 from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
 from writer.digests import event_digest
 from writer.journal import FileBusy, replay_journal
+from writer.patience import Patience
 from writer.rows import rows_and_blobs
 from writer.storage import Archive, DamagedFile
 
@@ -69,12 +71,23 @@ def writer(
         ) from error
     with _only_writer(config.data_dir):
         archive = Archive(config.data_dir, spool.remove)
-        sweeper = Sweeper(spool, suspicious, archive, stop)
+        patience = Patience()
+        sweeper = Sweeper(spool, suspicious, archive, patience, stop)
         logger.info('started, process %d, on %s', os.getpid(), config.data_dir)
         sweeper.recover()
         while True:
-            sweeper.sweep()
-            if once or stop.wait(config.sleep):
+            pause = config.sleep
+            try:
+                sweeper.sweep()
+                patience.succeeded('spool')
+            except OSError as error:
+                if once or error.errno not in DISK_ERRORS:
+                    raise
+                pause = max(pause, patience.failed('spool'))
+                logger.error(
+                    'cannot read the spool, next try in %g s: %s', pause, error
+                )
+            if once or stop.wait(pause):
                 break
         logger.info('stopped')
 
@@ -95,12 +108,14 @@ class Sweeper:
         spool: Spool,
         suspicious: Suspicious,
         archive: Archive,
+        patience: Patience,
         stop: threading.Event,
     ) -> None:
         self._spool = spool
         self._suspicious = suspicious
         self._archive = archive
         self._stop = stop
+        self._patience = patience
         self._codes_logged: set[tuple[int, str]] = set()
 
     def recover(self) -> None:
@@ -135,9 +150,10 @@ class Sweeper:
                 content = self._spool.get(name)
                 batches[name] = decode_batch(content)
             except (SpoolFileError, InvalidBatch) as error:
-                logger.error('rejected spool file %s: %s', name, error)
-                self._spool.reject(name, str(error))
+                self._reject(name, str(error))
                 continue
+            except FileNotFoundError:
+                continue  # somebody took it away
             except OSError as error:
                 logger.error('cannot read spool file %s, left alone: %s', name, error)
                 continue
@@ -147,6 +163,14 @@ class Sweeper:
                 batches, size = {}, 0
         if batches:
             yield batches
+
+    def _reject(self, name: str, reason: str) -> None:
+        try:
+            self._spool.reject(name, reason)
+        except OSError as error:
+            logger.error('cannot reject spool file %s: %s', name, error)
+        else:
+            logger.error('rejected spool file %s: %s', name, reason)
 
     def _store(self, batches: dict[str, Batch]) -> None:
         """Append the events of these batches, of one station, to their day files."""
@@ -160,6 +184,8 @@ class Sweeper:
         for key, entries in days.items():
             if self._stop.is_set():
                 return
+            if not self._patience.is_due(key):
+                continue
             names = {name for name, _ in entries}
             last = [name for name in names if unstored[name] == {key}]
             try:
@@ -168,12 +194,14 @@ class Sweeper:
                 logger.info('%s; its batches wait for the next sweep', error)
             except (DamagedFile, OSError) as error:
                 logger.error(
-                    'station %d: %d batches stay spooled: %s',
+                    'station %d: %d batches stay spooled, next try in %g s: %s',
                     key.station,
                     len(names),
+                    self._patience.failed(key),
                     error,
                 )
             else:
+                self._patience.succeeded(key)
                 for name in names:
                     unstored[name].discard(key)
 

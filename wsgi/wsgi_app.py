@@ -22,6 +22,7 @@ from datastore.logs import open_log
 from datastore.spool import Spool
 from datastore.suspicious import Flagged, Suspicious
 from wsgi import rcodes
+from wsgi.pressure import HeldBack, Pressure
 from wsgi.rcodes import TransactionFailed, UploadError
 from wsgi.stations import StationList, read_station_list
 from wsgi.suspicion import limits, sort_out
@@ -44,6 +45,7 @@ class Endpoint(NamedTuple):
     stations: StationList
     spool: Spool
     suspicious: Suspicious
+    pressure: Pressure
     logger: logging.Logger
 
 
@@ -105,8 +107,13 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
         sender = f'station {upload.station_id}'
         # Nothing is decoded before its sender is known.
         station = endpoint.stations.authenticate(upload.station_id, upload.password)
+        endpoint.pressure.check(len(upload.data))
         event_list = load_event_list(verified_data(upload))
         _store(endpoint, station.number, station.cluster, event_list)
+    except HeldBack as error:
+        if endpoint.pressure.is_worth_logging():
+            logger.error('uploads are answered %d: %s', error.rcode, error)
+        return error.rcode
     except UploadError as error:
         logger.warning('%s: answered %d: %s', sender, error.rcode, error)
         return error.rcode
@@ -181,19 +188,15 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
     logger = logging.getLogger(f'wsgi:{configfile}')
     open_log(logger, config, f'wsgi.{pid}')
     try:
-        endpoint = Endpoint(
-            config,
-            stations,
-            Spool(config.data_dir),
-            Suspicious(config.data_dir),
-            logger,
-        )
+        spool = Spool(config.data_dir)
+        suspicious = Suspicious(config.data_dir)
     except OSError as error:
         raise ConfigError(
             f'{configfile}: data_dir in [General]: {error.filename}: {error.strerror}'
         ) from error
     logger.info('%d stations listed in %s', len(stations), config.station_list)
-    return endpoint
+    pressure = Pressure(config, spool)
+    return Endpoint(config, stations, spool, suspicious, pressure, logger)
 
 
 def _initialised() -> Endpoint:
