@@ -92,17 +92,23 @@ class Server:
         return self.configfile.parent / 'data'
 
 
-def start_uwsgi(configfile: Path, application: str | None = None) -> Server:
+def start_uwsgi(
+    configfile: Path, application: str | None = None, **settings: object
+) -> Server:
     """Start uWSGI as `examples/` deploys it, on a port that uWSGI chooses.
 
-    `application` is the text of another application.wsgi.
+    `application` is the text of another application.wsgi; `settings` are
+    values for settings that uwsgi.ini has.
     """
     directory = configfile.parent
     examples = PROJECT / 'examples'
     text = (examples / 'uwsgi.ini').read_text()
-    assert 'http-socket = 127.0.0.1:8080' in text
+    settings |= {'http-socket': '127.0.0.1:0'}
+    for name, value in settings.items():
+        text, found = re.subn(f'(?m)^{name} = .*$', f'{name} = {value}', text)
+        assert found == 1, name
     ini = directory / 'uwsgi.ini'
-    ini.write_text(text.replace('127.0.0.1:8080', '127.0.0.1:0'))
+    ini.write_text(text)
     (directory / 'application.wsgi').write_text(
         application or (examples / 'application.wsgi').read_text()
     )

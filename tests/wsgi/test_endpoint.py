@@ -1,5 +1,6 @@
 """The endpoint over HTTP, on a real uWSGI that runs what `examples/` holds."""
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -322,3 +323,18 @@ def test_worker_killed_in_the_middle_is_replaced(server, waiting):
     station = Station(server.url, STATION, PASSWORD, sleep=lambda seconds: None)
     station.upload_pickle(PYTHON_2_EVENT)
     assert waiting() > before
+
+
+def test_silent_senders_lose_their_workers_after_the_socket_timeout(configfile):
+    server = start_uwsgi(configfile, **{'socket-timeout': 1})
+    address = urlsplit(server.url)
+    with contextlib.ExitStack() as silent:
+        for _ in server.workers:
+            sender = socket.create_connection((address.hostname, address.port))
+            silent.enter_context(sender)
+            sender.sendall(b'POST / HTTP/1.0\r\nContent-Length: 1000\r\n\r\nstation')
+        try:
+            response = requests.post(server.url, data=fields(), timeout=30)
+        finally:
+            stop(server.process)
+    assert response.text == '100'
