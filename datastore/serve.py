@@ -113,7 +113,8 @@ def uwsgi_command(uwsgi: str, port: int, configfile: Path) -> list[str]:
         # The writer: started and restarted by the master, stopped with SIGTERM.
         'attach-daemon2': f'cmd={writer},stopsignal=15,reloadsignal=15',
         'socket-timeout': '30',
-        'harakiri': '60',
+        'harakiri': '120',
+        'add-header': 'Connection: close',  # as it does
     }
     switches = (
         'master',
