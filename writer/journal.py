@@ -39,7 +39,7 @@ PAGE = 4096  # bytes; changes are kept in pages of the file system's size
 
 
 class FileBusy(Exception):
-    """A reader, or another program, holds the lock on the file."""
+    """Another program reads the file, or writes to it; try again later."""
 
 
 class JournalRecord(NamedTuple):
@@ -56,18 +56,20 @@ def journal_path(path: Path) -> Path:
 
 
 class JournaledFile(io.RawIOBase):
-    """An existing file, locked, whose changes happen together at commit.
+    """An existing file whose changes happen together at commit.
 
-    A file-like object for `h5py.File(obj)`.  Closing it without a commit
-    discards the changes.
+    A file-like object for `h5py.File(obj)`.  While changes are collected it
+    holds the lock that HDF5 takes to read, so others may read, and none may
+    write; while they are made, the lock that HDF5 takes to write.  Closing it
+    without a commit discards the changes.
     """
 
     def __init__(self, path: Path, finish: Callable[[str], None]) -> None:
-        """Open and lock `path`, after replaying a journal that was left over.
+        """Open `path`, after replaying a journal that was left over.
 
         `finish` removes a batch, by name, that a replay finds to be stored.
-        Raises FileBusy if another program holds the lock, OSError if the file
-        cannot be opened.
+        Raises FileBusy if another program writes to the file, or reads it
+        where a journal is to be replayed; OSError if it cannot be opened.
         """
         self._path = path
         self._finish = finish
@@ -75,19 +77,23 @@ class JournaledFile(io.RawIOBase):
         self._position = 0
         self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._lock()
-            _replay(self._descriptor, journal_path(path), finish)
-            self._size = self._size_on_disk = os.fstat(self._descriptor).st_size
+            journal = journal_path(path)
+            if journal.exists():
+                self._lock(fcntl.LOCK_EX)
+                _replay(self._descriptor, journal, finish)
+            self._lock(fcntl.LOCK_SH)
+            self._found = os.fstat(self._descriptor)
+            self._size = self._found.st_size
         except BaseException:
             os.close(self._descriptor)
             raise
 
-    def _lock(self) -> None:
+    def _lock(self, operation: int) -> None:
         # HDF5 takes this very lock: shared to read, exclusive to write.
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FileBusy(f'{self._path} is being read') from error
+            raise FileBusy(f'{self._path} is in use') from error
 
     def close(self) -> None:
         """Unlock the file; changes that were not committed are gone."""
@@ -178,13 +184,27 @@ class JournaledFile(io.RawIOBase):
         `covers` names the batches that are stored for good with these
         changes; they are removed.
 
-        Raises OSError if the disk does not take the changes.  Then either
-        nothing was changed, or the journal stays to be replayed.
+        Raises FileBusy if somebody reads the file, OSError if the disk does
+        not take the changes.  Then either nothing was changed, or the journal
+        stays to be replayed.
         """
         record = JournalRecord(self._size, self._changes(), list(covers))
         journal = journal_path(self._path)
-        self._reserve(record.size)
-        _write_journal(journal, record)  # the commit point is inside
+        self._lock(fcntl.LOCK_EX)
+        now = os.fstat(self._descriptor)
+        # One lock is given up before the other is granted.
+        if (now.st_mtime_ns, now.st_size) != (
+            self._found.st_mtime_ns,
+            self._found.st_size,
+        ):
+            raise FileBusy(f'{self._path} was changed by another program')
+        try:
+            self._reserve(record.size)
+            _write_journal(journal, record)  # the commit point is inside
+        except OSError:
+            os.ftruncate(self._descriptor, self._found.st_size)
+            self._found = os.fstat(self._descriptor)
+            raise
         _apply(self._descriptor, record)
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         _finish(journal, record, self._finish)
@@ -210,15 +230,9 @@ class JournaledFile(io.RawIOBase):
         A disk that fills up afterwards would leave half of the changes made.
         HDF5 does not mind zeros past the end it knows of.
         """
-        if size <= self._size_on_disk:
-            return
-        try:
-            os.posix_fallocate(
-                self._descriptor, self._size_on_disk, size - self._size_on_disk
-            )
-        except OSError:
-            os.ftruncate(self._descriptor, self._size_on_disk)
-            raise
+        present = self._found.st_size
+        if size > present:
+            os.posix_fallocate(self._descriptor, present, size - present)
 
 
 def replay_journal(journal: Path, finish: Callable[[str], None]) -> None:
