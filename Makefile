@@ -9,7 +9,7 @@ DATA ?= var
 .PHONY: run test clean
 
 run: $(VENV)/run.stamp
-	@exec $(VENV)/bin/python -m datastore.serve --port $(PORT) --data $(DATA)
+	@exec $(VENV)/bin/datastore serve --port $(PORT) --data $(DATA)
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,6 @@
 """Serves on this machine, for a first look and for development.
 
-    python -m datastore.serve [--port 8080] [--data var]
+    datastore serve [--port 8080] [--data var]
 
 One uWSGI on 127.0.0.1 and one writer, on an embedded configuration, with
 everything under one directory.  uWSGI's master starts the writer, restarts it
@@ -49,10 +49,11 @@ application = functools.partial(wsgi_app.application, configfile={configfile!r})
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Become uWSGI; return an exit status only if that is not possible."""
-    parser = argparse.ArgumentParser(
-        prog='python -m datastore.serve',
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Add `serve` to the commands of the command line."""
+    parser = commands.add_parser(
+        'serve',
+        help='serve on this machine, for a first look',
         description='Serve on this machine: uWSGI and the writer, until Ctrl-C.',
     )
     parser.add_argument('--port', type=int, default=8080, help='default: %(default)s')
@@ -63,16 +64,16 @@ def main(argv: list[str] | None = None) -> int:
         metavar='DIR',
         help='where everything is kept; default: %(default)s',
     )
-    arguments = parser.parse_args(argv)
-    try:
-        configfile = prepare(arguments.data.absolute())
-        uwsgi = _find_uwsgi()
-        _check_port(arguments.port)
-    except (ConfigError, OSError) as error:
-        print(f'datastore: {error}', file=sys.stderr)
-        return 1
+    parser.set_defaults(run=lambda arguments: serve(arguments.port, arguments.data))
 
-    url = f'http://{HOST}:{arguments.port}/'
+
+def serve(port: int, directory: Path) -> int:
+    """Become uWSGI; this returns only by raising ConfigError or OSError."""
+    configfile = prepare(directory.absolute())
+    uwsgi = _find_uwsgi()
+    _check_port(port)
+
+    url = f'http://{HOST}:{port}/'
     print(f'Serving on   {url}')
     print(f'Data under   {configfile.parent}')
     print('Upload with  ', end='')
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         f'--url {url} --station {STATION} --password {PASSWORD} --batches 3'
     )
     print('Stop with    Ctrl-C', flush=True)
-    command = uwsgi_command(uwsgi, arguments.port, configfile)
+    command = uwsgi_command(uwsgi, port, configfile)
     os.execv(uwsgi, command)
 
 
@@ -150,7 +151,3 @@ def _check_port(port: int) -> None:
                 f'cannot listen on {HOST}:{port}: {reason}; '
                 'choose another with --port, or make run PORT='
             ) from error
-
-
-if __name__ == '__main__':
-    sys.exit(main())

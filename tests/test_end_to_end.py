@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import zlib
 from base64 import b64decode
@@ -32,6 +33,8 @@ from support import (
 from datastore.simulation import Simulation
 from datastore.station import Station, pickle_events, utc_now
 from datastore.upload_codes import EVENT_TYPES
+
+SERVE = [f'{sysconfig.get_path("scripts")}/datastore', 'serve']
 
 
 def day_files(data_dir):
@@ -187,7 +190,7 @@ def wait_for(condition, seconds=30):
 
 @dataclass
 class Served:
-    """A running `python -m datastore.serve`."""
+    """A running `datastore serve`."""
 
     process: subprocess.Popen
     url: str
@@ -214,10 +217,9 @@ class Served:
 def served(tmp_path):
     port, data_dir = free_port(), tmp_path / 'var'
     output = tmp_path / 'output'
-    command = [sys.executable, '-m', 'datastore.serve']
     with output.open('w') as file:
         process = subprocess.Popen(
-            [*command, f'--port={port}', f'--data={data_dir}'],
+            [*SERVE, f'--port={port}', f'--data={data_dir}'],
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=PROJECT,
@@ -271,9 +273,8 @@ def test_port_in_use_is_said_in_one_line(tmp_path):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
         result = subprocess.run(
-            [sys.executable, '-m', 'datastore.serve', f'--port={port}'],
+            [*SERVE, f'--port={port}', f'--data={tmp_path}'],
             cwd=PROJECT,
-            env=os.environ | {'PYTHONPATH': str(PROJECT)},
             capture_output=True,
             text=True,
             timeout=60,
