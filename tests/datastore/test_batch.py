@@ -1,0 +1,135 @@
+"""A batch comes out of its encoding exactly as it went in."""
+
+import msgpack
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from datastore.batch import Batch, InvalidBatch, decode_batch, encode_batch
+from datastore.event import Event
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+# Any code point, for what stations send may hold half a surrogate pair.
+text = st.text(st.characters(exclude_categories=[]), max_size=20)
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=True, allow_infinity=True),
+    text,
+)
+
+
+@st.composite
+def events(draw):
+    codes = draw(st.lists(text, max_size=5, unique=True))
+    return Event(
+        draw(text),
+        draw(INT64),
+        draw(st.integers(0, 999_999)),
+        draw(st.integers(-(2**63), 2**64 - 1)),
+        tuple(codes),
+        tuple(draw(values) for _ in codes),
+    )
+
+
+batches = st.builds(
+    Batch,
+    st.integers(0, 2**31 - 1),
+    text,
+    st.integers(0, 2**63),
+    st.lists(events(), max_size=5).map(tuple),
+)
+
+
+def make_event(**values):
+    return Event('CIC', 1_700_000_000, 0, 5, tuple(values), tuple(values.values()))
+
+
+BATCH = Batch(510, 'Science Park', 1, (make_event(PH1=1, TR1='eJw'), make_event(PH1=2)))
+
+
+@settings(deadline=None)
+@given(batches)
+@example(BATCH._replace(events=(make_event(TR1='\ud800'),)))
+@example(BATCH._replace(events=(make_event(**{'\udfff': 1}),)))
+def test_batch_of_any_values_comes_back_as_it_was(batch):
+    # As text, for it tells True from 1 and -0.0 from 0, and nan from nothing.
+    assert repr(decode_batch(encode_batch(batch))) == repr(batch)
+
+
+def test_events_keep_their_order():
+    batch = BATCH._replace(
+        events=tuple(make_event(**{code: n}) for n, code in enumerate('ABABBA'))
+    )
+
+    assert decode_batch(encode_batch(batch)) == batch
+
+
+def test_batch_without_events_comes_back():
+    assert decode_batch(encode_batch(BATCH._replace(events=()))).events == ()
+
+
+def test_codes_and_types_that_events_share_are_written_once():
+    batch = BATCH._replace(events=tuple(make_event(TRIGPATTERN=n) for n in range(100)))
+
+    content = encode_batch(batch)
+
+    assert content.count(b'TRIGPATTERN') == content.count(b'CIC') == 1
+
+
+def test_same_codes_of_another_type_are_told_apart():
+    event = make_event(A=1)
+    batch = BATCH._replace(events=(event, event._replace(event_type='WTR')))
+
+    assert decode_batch(encode_batch(batch)) == batch
+
+
+def test_batch_truncated_at_any_byte_is_refused():
+    content = encode_batch(BATCH)
+    for end in range(len(content)):
+        with pytest.raises(InvalidBatch):
+            decode_batch(content[:end])
+
+
+EVENT = msgpack.packb([1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        pytest.param(b'', id='nothing'),
+        pytest.param(b'\xc1', id='not MessagePack'),
+        pytest.param(encode_batch(BATCH) + b'\0', id='one byte more'),
+        pytest.param(encode_batch(BATCH) * 2, id='two batches'),
+        pytest.param(b'{"station": 510}', id='JSON'),
+        pytest.param(msgpack.packb(None), id='None'),
+        pytest.param(msgpack.packb([510, 'x', 1, []]), id='four fields'),
+        pytest.param(msgpack.packb([510, 'x', 1, [], [], []]), id='six fields'),
+        pytest.param(msgpack.packb([510, 'x', 1, [], 7]), id='events a number'),
+        pytest.param(msgpack.packb([510, 'x', 1, [], [7]]), id='event a number'),
+        pytest.param(msgpack.packb([510, 'x', 1, [], [[0, EVENT]]]), id='no codes'),
+        pytest.param(msgpack.packb([510, 'x', 1, [[]], [[0, EVENT]]]), id='no type'),
+        pytest.param(
+            msgpack.packb([510, 'x', 1, [['CIC', 'A', 'B']], [[0, EVENT]]]),
+            id='more codes than values',
+        ),
+        pytest.param(
+            msgpack.packb([510, 'x', 1, [['CIC']], [[0, EVENT]]]),
+            id='more values than codes',
+        ),
+        pytest.param(
+            msgpack.packb([510, 'x', 1, [['CIC']], [[0, msgpack.packb([1, 2])]]]),
+            id='no nanoseconds',
+        ),
+        pytest.param(
+            msgpack.packb([510, 'x', 1, [['CIC', 'A']], [[0, EVENT[:-1]]]]),
+            id='torn event',
+        ),
+        pytest.param(b'\x91' * 10_000, id='nested deep'),
+    ],
+)
+def test_bytes_that_are_no_batch_are_refused(content):
+    with pytest.raises(InvalidBatch):
+        decode_batch(content)
