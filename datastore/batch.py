@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from datastore.event import Event
+from datastore.upload_codes import EVENT_TYPES
 
 
 class InvalidBatch(Exception):
@@ -60,26 +61,34 @@ def decode_batch(content: bytes) -> Batch:
     Raises InvalidBatch if the bytes are anything else.
     """
     try:
-        station, cluster, received, shapes, packed = _unpack(content)
-        events = []
-        for shape, moment_and_values in packed:
-            event_type, *codes = shapes[shape]
-            timestamp, microseconds, nanoseconds, *values = _unpack(moment_and_values)
-            if len(values) != len(codes):
-                raise InvalidBatch('an event has not as many values as codes')
-            events.append(
-                Event(
-                    event_type,
-                    timestamp,
-                    microseconds,
-                    nanoseconds,
-                    tuple(codes),
-                    tuple(values),
-                )
-            )
-        return Batch(station, cluster, received, tuple(events))
-    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        station, cluster, received, packed_shapes, packed_events = _unpack(content)
+        if (type(station), type(cluster), type(received)) != (int, str, int):
+            raise TypeError('its station, cluster or time is of another type')
+        shapes = dict(enumerate(map(_decode_shape, packed_shapes)))
+        events = tuple(
+            _decode_event(*shapes[shape], packed) for shape, packed in packed_events
+        )
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise InvalidBatch(f'not an encoded batch: {error}') from error
+    return Batch(station, cluster, received, events)
+
+
+def _decode_shape(packed: list[str]) -> tuple[str, tuple[str, ...]]:
+    if type(packed) is not list or not set(map(type, packed)) <= {str}:
+        raise TypeError('an upload code is not text')
+    event_type, *codes = packed
+    if event_type not in EVENT_TYPES:
+        raise ValueError(f'it holds events of type {event_type!r:.40}')
+    return event_type, tuple(codes)
+
+
+def _decode_event(event_type: str, codes: tuple[str, ...], packed: bytes) -> Event:
+    timestamp, microseconds, nanoseconds, *values = _unpack(packed)
+    if not (type(timestamp) is type(microseconds) is type(nanoseconds) is int):
+        raise TypeError('the time of an event is not in integers')
+    if len(values) != len(codes):
+        raise ValueError('an event has not as many values as codes')
+    return Event(event_type, timestamp, microseconds, nanoseconds, codes, tuple(values))
 
 
 def _unpack(content: bytes) -> Any:

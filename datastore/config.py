@@ -56,23 +56,32 @@ def _quantity(text: str, units: dict[str, int], plural: str = '') -> float:
 def _size(text: str, directory: Path) -> int:
     size = int(_quantity(text, _BYTES))
     if size < 1:
-        raise ValueError('is not above zero')
+        raise ValueError('is less than a byte')
     return size
 
 
 def _size_or_off(text: str, directory: Path) -> int | None:
-    return None if text == 'off' else _size(text, directory)
+    if text.lower() == 'off':
+        return None
+    try:
+        return _size(text, directory)
+    except ValueError as error:
+        raise ValueError(f'{error}, or off') from None
 
 
-def _duration(text: str, directory: Path) -> float:
+def _duration(text: str, longest: timedelta) -> float:
     duration = _quantity(text, _SECONDS, plural='s')
-    if not 0 < duration < timedelta.max.total_seconds():
-        raise ValueError('is not above zero')
+    if not 0 < duration <= longest.total_seconds():
+        raise ValueError(f'is not above zero and up to {longest.days} days')
     return duration
 
 
+def _pause(text: str, directory: Path) -> float:
+    return _duration(text, timedelta(days=1))
+
+
 def _tolerance(text: str, directory: Path) -> timedelta:
-    return timedelta(seconds=_duration(text, directory))
+    return timedelta(seconds=_duration(text, timedelta(days=36525)))
 
 
 def _date(text: str, directory: Path) -> date:
@@ -115,8 +124,8 @@ class Config:
     # are answered 205.
     max_spool_size: int | None = _key('General', _size_or_off, None)
 
-    # Seconds between two sweeps of the spool; may be a fraction.
-    sleep: float = _key('Writer', _duration, 60.0)
+    # Seconds between two sweeps of the spool; may be a fraction; up to a day.
+    sleep: float = _key('Writer', _pause, 60.0)
 
     # Events before this day are suspicious.
     earliest: date = _key('Suspicion', _date, date(2020, 1, 1))
@@ -142,7 +151,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     parser = configparser.ConfigParser(interpolation=None, default_section='')
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     try:
-        with open(path, encoding='utf-8') as file:
+        with open(path, encoding='utf-8-sig') as file:
             parser.read_file(file)
     except OSError as error:
         raise ConfigError(f'{path}: {error.strerror}') from error
@@ -161,8 +170,13 @@ def read_config(path: str | os.PathLike[str]) -> Config:
             try:
                 if not text:
                     raise ValueError('is empty')
+                if '\n' in text:
+                    raise ValueError('goes on on the next line, which is indented')
+                if '\0' in text:
+                    raise ValueError('holds a NUL')
                 values[name] = parse(text, path.parent)
-            except ValueError as error:
+            # Numbers may be beyond any float, and ~user be nobody.
+            except (ValueError, OverflowError, RuntimeError) as error:
                 raise ConfigError(
                     f'{path}: {name} in [{section}]: {text!r} {error}'
                 ) from error

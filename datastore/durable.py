@@ -27,8 +27,9 @@ def put(path: Path, content: bytes, tmp: Path) -> None:
     leaves debris there, never a torn `path`.  Raises OSError, leaving nothing
     behind, if any step fails.
     """
-    unique = f'{time.time_ns():x}-{os.getpid()}-{os.urandom(4).hex()}'
-    draft = tmp / f'{path.name}.{unique}'
+    # Not named after `path`, whose name may be as long as names can be.
+    draft = tmp / f'{time.time_ns():x}-{os.getpid()}-{os.urandom(4).hex()}'
+    replaces = path.exists()
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
     try:
         try:
@@ -46,9 +47,11 @@ def put(path: Path, content: bytes, tmp: Path) -> None:
         fsync_directory(path.parent)
     except BaseException:
         # Not known to be durable, so it is not there: the caller reports a
-        # failure, and the station sends it again.
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        # failure, and the station sends it again.  What was there before is
+        # promised to somebody, and the new content replaces it well.
+        if not replaces:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         raise
 
 
@@ -80,6 +83,9 @@ def make_directory(directory: Path) -> None:
     if directory.is_dir():
         return
     make_directory(directory.parent)
-    with contextlib.suppress(FileExistsError):
+    try:
         directory.mkdir(DIRECTORY_MODE)
+    except FileExistsError:
+        if not directory.is_dir():  # made by another process just now
+            raise
     fsync_directory(directory.parent)

@@ -103,10 +103,10 @@ def _parse_datalist(datalist: object) -> tuple[tuple[str, ...], tuple[Any, ...]]
         raise InvalidEvent('the datalist holds an upload code that is not text')
     if len(set(codes)) < len(codes):
         twice = next(code for code in codes if codes.count(code) > 1)
-        raise InvalidEvent(f'upload code {twice:.40} is sent more than once')
+        raise InvalidEvent(f'upload code {twice!r:.40} is sent more than once')
     for code, value in zip(codes, values, strict=True):
         if type(value) not in VALUE_TYPES:
-            raise InvalidEvent(f'{code:.40} is neither a number nor text')
+            raise InvalidEvent(f'{code!r:.40} is neither a number nor text')
         if type(value) is int and value not in INT64:
-            raise InvalidEvent(f'{code:.40} is too large for any column')
+            raise InvalidEvent(f'{code!r:.40} is too large for any column')
     return codes, values

@@ -27,7 +27,11 @@ def open_log(logger: logging.Logger, config: Config, program: str) -> None:
         try:
             durable.make_directory(path.parent)
             handler = TimedRotatingFileHandler(
-                path, when='midnight', backupCount=DAYS_KEPT, encoding='utf-8'
+                path,
+                when='midnight',
+                backupCount=DAYS_KEPT,
+                encoding='utf-8',
+                errors='backslashreplace',  # stations may send lone surrogates
             )
         except OSError as error:
             raise ConfigError(

@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import os
 import re
+import stat
 import struct
 import time
 import zlib
@@ -28,6 +29,7 @@ _LENGTH = struct.Struct('<Q')
 # When it came, in UTC to the microsecond, then the station, then 32 random bits.
 _NAME = re.compile(r'\d{8}T\d{6}\.\d{6}-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch')
 
+_MAX_STEM = 60  # characters of a rejected file's name that are kept
 DEBRIS_AGE = 3600  # seconds after which a file in tmp/ is debris of a crash
 
 
@@ -60,17 +62,16 @@ class Spool:
         return name
 
     def pending(self) -> dict[int, list[str]]:
-        """Return the names of the waiting batches of each station, oldest first.
-
-        A file that cannot be a batch, by its name, is rejected on the way.
-        """
+        """Return the names of the waiting batches of each station, oldest first."""
         stations = defaultdict(list)
         for name in sorted(os.listdir(self._incoming)):
             if match := _NAME.fullmatch(name):
                 stations[int(match['station'])].append(name)
-            else:
-                self.reject(name, 'this is not the name of a spool file')
         return dict(stations)
+
+    def strangers(self) -> list[str]:
+        """Return the names of what waits but cannot be a batch, by its name."""
+        return [n for n in os.listdir(self._incoming) if not _NAME.fullmatch(n)]
 
     def get(self, name: str) -> bytes:
         """Return the content of a waiting batch.
@@ -101,14 +102,19 @@ class Spool:
 
     def reject(self, name: str, error: str) -> None:
         """Set a file that cannot be read aside, untouched, beside its error."""
-        source, copies = name, itertools.count(2)
-        while (self._rejected / name).exists():
-            name = f'{source}.{next(copies)}'  # of the same name as one before
-        explanation = self._rejected / f'{name}.error'
+        # Some of these names are not ours: too long to add to, seen before, or
+        # what an explanation would be called.
+        stem, copies = name[:_MAX_STEM], itertools.count(2)
+        if stem.endswith('.error'):
+            stem += '.file'
+        target = self._rejected / stem
+        while target.exists():
+            target = self._rejected / f'{stem}.{next(copies)}'
+        explanation = target.with_name(f'{target.name}.error')
         durable.put(explanation, f'{error}\n'.encode(), self._tmp)
         # A crash here leaves an explanation without its file; the next sweep
         # writes it again and moves the file.
-        os.rename(self._incoming / source, self._rejected / name)
+        os.rename(self._incoming / name, target)
         durable.fsync_directory(self._rejected)
 
     def size(self) -> int:
@@ -124,7 +130,9 @@ class Spool:
         oldest = time.time() - DEBRIS_AGE
         removed = 0
         for entry in os.scandir(self._tmp):
-            if entry.stat(follow_symlinks=False).st_mtime < oldest:
-                os.unlink(entry)
-                removed += 1
+            with contextlib.suppress(FileNotFoundError):  # renamed into place
+                status = entry.stat(follow_symlinks=False)
+                if not stat.S_ISDIR(status.st_mode) and status.st_mtime < oldest:
+                    os.unlink(entry)
+                    removed += 1
         return removed

@@ -135,6 +135,8 @@ class Sweeper:
 
         Raises OSError if the spool itself cannot be read.
         """
+        for name in self._spool.strangers():
+            self._reject(name, 'this is not the name of a spool file')
         for names in self._spool.pending().values():
             for batches in self._loads(names):
                 self._store(batches)
@@ -261,7 +263,7 @@ class Sweeper:
             if (station, code) not in self._codes_logged:
                 self._codes_logged.add((station, code))
                 logger.warning(
-                    'station %d sends upload code %.40s, which no column takes; '
+                    'station %d sends upload code %.40r, which no column takes; '
                     'its values are not archived',
                     station,
                     code,

@@ -40,6 +40,13 @@ class Pressure:
 
     def check(self, size: int) -> None:
         """Raise HeldBack unless an upload of `size` bytes can be taken."""
+        try:
+            self._check_space(size)
+            self._check_spool(size)
+        except OSError as error:
+            raise HeldBack(f'the disk does not answer: {error}') from error
+
+    def _check_space(self, size: int) -> None:
         if self._config.min_free_space is not None:
             disk = os.statvfs(self._config.data_dir)
             free = disk.f_bavail * disk.f_frsize
@@ -48,6 +55,8 @@ class Pressure:
                     f'{free} bytes are free on the disk of {self._config.data_dir}, '
                     f'min_free_space is {self._config.min_free_space}'
                 )
+
+    def _check_spool(self, size: int) -> None:
         if self._config.max_spool_size is not None:
             self._scan()
             if self._spool_size + size > self._config.max_spool_size:

@@ -17,7 +17,7 @@ from wsgi.rcodes import UnknownStation, WrongPassword
 
 # A cluster becomes part of a path inside HDF5 files, where `/` and `.` are
 # not names, and of what people type: words, parted by single spaces.
-_CLUSTER = re.compile(r"\w[\w'().&-]*( [\w'().&-]+)*")
+_CLUSTER = re.compile(r"[\w'][\w'().&-]*( [\w'().&-]+)*")
 _MAX_CLUSTER = 64
 _MAX_NUMBER = 2**31 - 1
 
@@ -76,41 +76,40 @@ def read_station_list(path: Path) -> StationList:
     stations: dict[int, Station] = {}
     try:
         with open(path, encoding='utf-8-sig', newline='') as file:
-            # A comment's quotes are not CSV; an empty line keeps the count.
-            lines = ('\n' if text.lstrip()[:1] == '#' else text for text in file)
-            reader = csv.reader(lines, skipinitialspace=True, strict=True)
-            for line in reader:
-                if not ''.join(line).strip():
+            for number, line in enumerate(file, start=1):
+                # Spreadsheets write an empty line as commas.
+                if not line.strip(' \t\r\n,') or line.lstrip().startswith('#'):
                     continue
                 try:
                     station = _parse_line(line)
                     if station.number in stations:
                         raise ValueError(f'station {station.number} is listed twice')
-                except ValueError as error:
-                    raise ConfigError(
-                        f'{path}, line {reader.line_num}: {error}'
-                    ) from error
+                except (ValueError, csv.Error) as error:
+                    raise ConfigError(f'{path}, line {number}: {error}') from error
                 stations[station.number] = station
     except OSError as error:
         raise ConfigError(f'{path}: {error.strerror}') from error
-    except csv.Error as error:
-        raise ConfigError(f'{path}, line {reader.line_num}: {error}') from error
     except UnicodeDecodeError as error:
         raise ConfigError(f'{path}: is not UTF-8: {error.reason}') from error
     return StationList(stations)
 
 
-def _parse_line(line: list[str]) -> Station:
+def _parse_line(line: str) -> Station:
+    # Line by line: a quote that is not closed would swallow stations.
+    (fields,) = csv.reader([line.rstrip('\r\n')], skipinitialspace=True, strict=True)
     # Passwords never reach a log, so no message quotes what the line holds.
-    if len(line) != 3:
-        raise ValueError(f'has {len(line)} fields instead of number, cluster, password')
-    number, cluster, password = (text.strip() for text in line)
+    if len(fields) != 3:
+        raise ValueError(
+            f'has {len(fields)} fields instead of number, cluster, password'
+        )
+    number, cluster, password = (text.strip() for text in fields)
     if not re.fullmatch('[0-9]{1,10}', number) or not 0 < int(number) <= _MAX_NUMBER:
         raise ValueError('the station number is not a positive whole number')
     if len(cluster) > _MAX_CLUSTER or not _CLUSTER.fullmatch(cluster):
         raise ValueError(
             f'the cluster of station {number} is not a name of letters, digits, '
-            'spaces and - _ . , at most 64 characters'
+            "single spaces and any of - _ . ' & ( ) with at most "
+            f'{_MAX_CLUSTER} characters'
         )
     if not password:
         raise ValueError(f'station {number} has no password')

@@ -53,7 +53,9 @@ def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
     except Exception as error:
         # Nothing narrower: malformed pickles raise all that the constructors
         # and the unpickler's own checks can, and it is all the sender's fault.
-        raise NotAnEventList(f'the data cannot be unpickled: {error}') from error
+        # What is raised may quote what was sent, all of it.
+        reason = ascii(str(error)[:200])
+        raise NotAnEventList(f'the data cannot be unpickled: {reason}') from error
     if _admit(loaded, len(pickled)):
         loaded = decode_object(loaded)
     if type(loaded) is not list or not set(map(type, loaded)) <= {dict}:

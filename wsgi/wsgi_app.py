@@ -107,8 +107,9 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
         sender = f'station {upload.station_id}'
         # Nothing is decoded before its sender is known.
         station = endpoint.stations.authenticate(upload.station_id, upload.password)
-        endpoint.pressure.check(len(upload.data))
-        event_list = load_event_list(verified_data(upload))
+        endpoint.pressure.check(len(upload.encoded_data))
+        pickled = verified_data(upload)
+        event_list = load_event_list(pickled)
         _store(endpoint, station.number, station.cluster, event_list)
     except HeldBack as error:
         if endpoint.pressure.is_worth_logging():
@@ -126,7 +127,7 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
         '%s: %d events in %d bytes, answered %d after %.1f ms',
         sender,
         len(event_list),
-        len(upload.data),
+        len(pickled),
         rcodes.OK,
         milliseconds,
     )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from datastore.batch import Batch, InvalidBatch, decode_batch, encode_batch
 from datastore.event import Event
+from datastore.upload_codes import EVENT_TYPES
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
@@ -25,7 +26,7 @@ values = st.one_of(
 def events(draw):
     codes = draw(st.lists(text, max_size=5, unique=True))
     return Event(
-        draw(text),
+        draw(st.sampled_from(sorted(EVENT_TYPES))),
         draw(INT64),
         draw(st.integers(0, 999_999)),
         draw(st.integers(-(2**63), 2**64 - 1)),
@@ -133,3 +134,26 @@ EVENT = msgpack.packb([1, 2, 3, 4])
 def test_bytes_that_are_no_batch_are_refused(content):
     with pytest.raises(InvalidBatch):
         decode_batch(content)
+
+
+FOREIGN = {
+    'shapes in a map': [510, 'A', 1, {0: ['CIC']}, []],
+    'shape of no type': [510, 'A', 1, [[]], []],
+    'event type of another table': [510, 'A', 1, [['XYZ']], []],
+    'station as text': ['510', 'A', 1, [], []],
+    'station that is none': [None, 'A', 1, [], []],
+    'cluster as a number': [510, 7, 1, [], []],
+    'time of arrival as text': [510, 'A', 'x', [], []],
+    'shape that is not there': [510, 'A', 1, [['LNS']], [[1, b'\x93\x00\x00\x00']]],
+    'shape counted from the end': [
+        510, 'A', 1, [['LNS']], [[-1, b'\x93\x00\x00\x00']],
+    ],
+    'time as text': [510, 'A', 1, [['LNS']], [[0, b'\x93\xa1a\x00\x00']]],
+    'upload code as a number': [510, 'A', 1, [['CIC', 5]], []],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('content', FOREIGN.values(), ids=FOREIGN.keys())
+def test_what_no_endpoint_has_encoded_is_no_batch(content):
+    with pytest.raises(InvalidBatch):
+        decode_batch(msgpack.packb(content))

@@ -324,3 +324,7 @@ def test_example_names_every_key_and_comments_out_defaults(read, ini):
     assert config == read(example)
     keys = {field.name for field in dataclasses.fields(Config)} - {'path'}
     assert set(re.findall(r'^#?(\w+) = ', example, re.MULTILINE)) == keys
+
+
+def test_indented_key_is_not_part_of_the_value_above(complaint):
+    assert 'data_dir' in complaint(GENERAL + '  max_upload = 5\n')

@@ -321,5 +321,23 @@ def test_directory_that_another_process_makes_meanwhile_is_good(tmp_path, monkey
 def test_directory_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / 'file').touch()
 
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises((NotADirectoryError, FileExistsError)):
         durable.make_directory(tmp_path / 'file' / 'a')
+
+
+def test_failed_replacement_keeps_what_was_promised_before(path, tmp, monkeypatch):
+    durable.put(path, b'kept', tmp)
+
+    def fail(directory):
+        raise OSError(errno.EIO, 'broken')
+
+    monkeypatch.setattr(durable, 'fsync_directory', fail)
+    with pytest.raises(OSError, match='broken'):
+        durable.put(path, b'kept', tmp)
+    assert path.read_bytes() == b'kept'
+
+
+def test_file_in_the_place_of_a_directory_is_an_error(tmp_path):
+    (tmp_path / 'incoming').touch()
+    with pytest.raises(FileExistsError):
+        durable.make_directory(tmp_path / 'incoming')

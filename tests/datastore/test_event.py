@@ -243,29 +243,29 @@ def test_numbers_text_and_nothing_are_values(value):
         ),
         pytest.param(
             uploaded([entry('PH1', 1), entry('PH2', 1), entry('PH2', 1)]),
-            'PH2 is sent more than once',
+            "'PH2' is sent more than once",
             id='upload code twice',
         ),
         pytest.param(
-            uploaded([entry('PH1', [1])]), 'PH1 is neither', id='value a list'
+            uploaded([entry('PH1', [1])]), "'PH1' is neither", id='value a list'
         ),
         pytest.param(
-            uploaded([entry('PH1', b'1')]), 'PH1 is neither', id='value bytes'
+            uploaded([entry('PH1', b'1')]), "'PH1' is neither", id='value bytes'
         ),
         pytest.param(
-            uploaded([entry('PH1', MOMENT)]), 'PH1 is neither', id='value a datetime'
+            uploaded([entry('PH1', MOMENT)]), "'PH1' is neither", id='value a datetime'
         ),
         pytest.param(
             uploaded([entry('PH1', MyInt(1))]),
-            'PH1 is neither',
+            "'PH1' is neither",
             id='value of a class of its own',
         ),
         pytest.param(
-            uploaded([entry('PH1', 2**64)]), 'PH1 is too large', id='value 2^64'
+            uploaded([entry('PH1', 2**64)]), "'PH1' is too large", id='value 2^64'
         ),
         pytest.param(
             uploaded([entry('PH1', -(2**63) - 1)]),
-            'PH1 is too large',
+            "'PH1' is too large",
             id='value below -2^63',
         ),
     ],

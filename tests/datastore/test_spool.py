@@ -286,10 +286,10 @@ def test_rejected_file_is_kept_untouched_beside_its_error(spool, incoming, rejec
 def test_rejected_files_of_one_name_stand_beside_each_other(spool, incoming, rejected):
     for content in (b'first', b'second', b'third'):
         (incoming / 'foreign').write_bytes(content)
-        spool.pending()
+        spool.reject('foreign', 'it is foreign')
 
     kept = {path.name: path.read_bytes() for path in rejected.iterdir()}
-    error = b'this is not the name of a spool file\n'
+    error = b'it is foreign\n'
     assert kept == {
         'foreign': b'first',
         'foreign.error': error,
@@ -354,17 +354,46 @@ def test_rejected_file_is_explained_before_it_is_moved(
     ],
     ids=ascii,
 )
-def test_file_of_another_name_is_rejected_and_the_others_are_listed(
-    spool, incoming, rejected, name
-):
+def test_file_of_another_name_is_a_stranger_and_no_batch(spool, incoming, name):
     batch = spool.put(510, CONTENT)
     (incoming / name).write_bytes(CONTENT)
 
     assert spool.pending() == {510: [batch]}
-    assert os.listdir(incoming) == [batch]
-    assert (rejected / name).read_bytes() == CONTENT
-    error = rejected / f'{name}.error'
-    assert error.read_text() == 'this is not the name of a spool file\n'
+    assert spool.strangers() == [name]
+
+
+def test_explanations_and_files_of_such_names_are_not_taken_for_each_other(
+    spool, incoming, rejected
+):
+    for name in ('a.error', 'a'):
+        (incoming / name).write_text(name)
+        spool.reject(name, f'why {name}')
+
+    assert {path.name: path.read_text() for path in rejected.iterdir()} == {
+        'a.error.file': 'a.error',
+        'a.error.file.error': 'why a.error\n',
+        'a': 'a',
+        'a.error': 'why a\n',
+    }
+
+
+def test_file_with_the_longest_of_names_is_rejected(spool, incoming, rejected):
+    name = 'x' * 255
+    (incoming / name).write_bytes(CONTENT)
+
+    spool.reject(name, 'it is foreign')
+
+    file, explanation = sorted(rejected.iterdir())
+    assert name.startswith(file.name)
+    assert file.read_bytes() == CONTENT
+    assert explanation.name == f'{file.name}.error'
+
+
+def test_directory_in_tmp_is_no_debris(spool, tmp):
+    (tmp / 'directory').mkdir()
+    os.utime(tmp / 'directory', (0, 0))
+
+    assert spool.remove_debris() == 0
 
 
 # How much is waiting.
@@ -449,3 +478,16 @@ def test_debris_that_is_a_link_goes_without_what_it_points_to(spool, tmp, tmp_pa
 
     assert (tmp_path / 'elsewhere').exists()
     assert os.listdir(tmp) == []
+
+
+def test_debris_that_is_renamed_meanwhile_is_no_error(spool, tmp, monkeypatch):
+    (tmp / 'draft').touch()
+    scandir = os.scandir
+
+    def scan_and_remove(directory):
+        entries = list(scandir(directory))
+        os.unlink(tmp / 'draft')
+        return entries
+
+    monkeypatch.setattr(os, 'scandir', scan_and_remove)
+    assert spool.remove_debris() == 0

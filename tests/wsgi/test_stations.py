@@ -234,3 +234,15 @@ def test_list_that_cannot_be_read_is_named_in_one_line(path, make):
     said = str(error_info.value)
     assert re.fullmatch(rf'{re.escape(str(path))}: .+', said)
     assert 'hush' not in said
+
+
+def test_quote_that_is_closed_on_another_line_is_a_mistake(read):
+    with pytest.raises(ConfigError, match='line 1: '):
+        read('501, A, "pw\n502, B, x"\n503, C, y\n')
+
+
+@pytest.mark.parametrize(
+    'cluster', ["'s-Hertogenbosch", "'t Gooi", 'A & B (C)', 'Malmö']
+)
+def test_clusters_are_named_as_towns_are(read, cluster):
+    assert read(f'501, {cluster}, x').authenticate(501, b'x').cluster == cluster

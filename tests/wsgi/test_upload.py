@@ -2,14 +2,15 @@
 
 import hashlib
 import io
-from urllib.parse import quote_plus, unquote_to_bytes, urlencode
+import re
+from urllib.parse import quote_from_bytes, quote_plus, unquote_to_bytes, urlencode
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wsgi.rcodes import ChecksumMismatch, InvalidPost
-from wsgi.upload import Upload, _decode, read_upload, verified_data
+from wsgi.upload import Upload, _decode, _decode_data, read_upload, verified_data
 
 BODY = b'station_id=510&password=secret&data=abc&checksum=0123'
 FIELDS = {'station_id': '510', 'password': 'secret', 'data': 'abc', 'checksum': '0123'}
@@ -110,7 +111,9 @@ def test_body_of_no_length_is_refused_unread(length):
 def test_body_of_the_largest_size_is_taken():
     body = form(data='x' * 100)
 
-    assert read_upload(environ_of(body), max_upload=len(body)).data == b'x' * 100
+    assert (
+        read_upload(environ_of(body), max_upload=len(body)).encoded_data == b'x' * 100
+    )
 
 
 def test_body_over_the_largest_size_is_read_away_and_refused():
@@ -219,7 +222,7 @@ def test_station_id_is_a_number_of_up_to_ten_digits(station_id, number):
         pytest.param(BODY + b'&more=1&more=2', id='unknown fields'),
         pytest.param(b'&&' + BODY + b'&', id='empty fields'),
         pytest.param(BODY.replace(b'data', b'd%61ta'), id='escaped name'),
-        pytest.param(BODY.replace(b'abc', b'%61b%63'), id='escaped value'),
+        pytest.param(BODY.replace(b'secret', b'%73ecret'), id='escaped value'),
         pytest.param(
             BODY.replace(b'password', b'pass%77ord'), id='escape in lower case'
         ),
@@ -241,12 +244,12 @@ def test_values_keep_every_byte():
         + quote_plus(data).encode()
     )
 
-    assert upload.data == data
+    assert _decode_data(upload.encoded_data) == data
     assert upload.password == b'a&b= c+'
 
 
 def test_value_may_hold_equal_signs():
-    assert read(form(data=None) + b'&data=YWJj==').data == b'YWJj=='
+    assert read(form(data=None) + b'&data=YWJj==').encoded_data == b'YWJj=='
 
 
 # What is an escape, and what only looks like one.
@@ -267,9 +270,36 @@ encoded = st.lists(
 @example(b'%=41')
 @example(b'%41_%5F')
 @example(b'%\xff\xff%41')
-@example(b'%41' * 100_000)
 def test_decoding_a_field_is_that_of_urllib(encoded):
-    assert _decode(encoded) == unquote_to_bytes(encoded.replace(b'+', b' '))
+    expected = unquote_to_bytes(encoded.replace(b'+', b' '))
+    assert _decode(encoded, 'password') == expected
+    if not re.search(rb'%(?![0-9A-Fa-f]{2})', encoded):
+        assert _decode_data(encoded) == expected
+
+
+@given(st.binary(max_size=100))
+def test_decoding_data_is_that_of_urllib_for_whatever_is_escaped(data):
+    assert _decode_data(quote_from_bytes(data, safe='').encode()) == data
+    assert _decode_data(urlencode({'': data}).encode()[1:]) == data
+
+
+def test_data_with_a_percent_sign_that_escapes_nothing_is_a_broken_form():
+    with pytest.raises(InvalidPost, match='a % that escapes nothing'):
+        verified_data(Upload(510, b'', b'50%', md5(b'50%')))
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        pytest.param(b'&' * 10**6, id='a million fields'),
+        pytest.param(b'%x&' * 10**6, id='a million broken fields'),
+        pytest.param(BODY + b'&' + b'%61' * 1000 + b'=1', id='long name'),
+        pytest.param(BODY.replace(b'secret', b'%61' * 1000), id='long password'),
+    ],
+)
+def test_form_that_would_take_long_to_take_apart_is_refused_before(body):
+    with pytest.raises(InvalidPost):
+        read(body)
 
 
 # The checksum.
@@ -280,7 +310,7 @@ def md5(data):
 
 
 def upload_of(data, checksum):
-    return Upload(510, b'secret', data, checksum)
+    return Upload(510, b'secret', quote_from_bytes(data).encode(), checksum)
 
 
 @settings(deadline=None)
