@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datastore.batch import Batch, decode_batch, encode_batch
@@ -104,6 +104,7 @@ def index_of(digests):
 
 
 @given(DIGESTS, DIGESTS, DIGESTS)
+@settings(deadline=None)
 def test_index_holds_what_a_set_would(stored, added, asked):
     index = index_of(stored)
     index.add(added - stored)

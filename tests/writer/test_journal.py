@@ -185,12 +185,15 @@ def test_nobody_may_read_while_the_changes_are_made(path, open_file, monkeypatch
     assert attempts
 
 
-@pytest.mark.parametrize(
-    'last', [lambda file: file.commit([]), lambda file: None], ids=['commit', 'close']
-)
-def test_anybody_may_write_after_a_commit_or_close(path, open_file, last):
+def test_others_may_write_after_a_commit(path, open_file):
     with open_file() as file:
-        last(file)
+        file.commit([])
+        with locked(path, fcntl.LOCK_EX):
+            pass
+
+
+def test_others_may_write_after_closing(path, open_file):
+    open_file().close()
 
     with locked(path, fcntl.LOCK_EX):
         pass
@@ -525,7 +528,9 @@ def test_full_disk_before_the_commit_point_changes_nothing(
             patches.setattr(os, function, refuse(errno.ENOSPC, before))
             with pytest.raises(OSError, match='No space left'):
                 file.commit(COVERS)
-        assert not is_new(path, waiting)
+        assert path.read_bytes() == OLD
+        assert not journal_path(path).exists()
+        assert len(waiting) == 3
 
         file.commit(COVERS)  # somebody made room
 
@@ -541,6 +546,7 @@ def test_journal_that_may_not_be_durable_is_no_commit(
         with pytest.raises(OSError, match='Input/output'):
             file.commit(COVERS)
 
+    assert path.read_bytes() == OLD
     assert not is_new(path, waiting)
 
 

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datastore.event import Event
@@ -489,6 +489,7 @@ def readable(table):
 
 
 @given(st.lists(events(), max_size=12))
+@settings(deadline=None)
 def test_converting_together_equals_converting_one_by_one(batch):
     expected, flagged, unknown = {}, [], set()
     for position, one in enumerate(batch):

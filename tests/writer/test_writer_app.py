@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from base64 import b64encode
+from types import SimpleNamespace
 
 import h5py
 import pytest
@@ -20,6 +21,7 @@ from datastore.spool import Spool
 from datastore.suspicious import Suspicious
 from writer import writer_app
 from writer.journal import journal_path
+from writer.patience import Patience
 from writer.writer_app import main, writer
 
 OTHER = 8001  # another station
@@ -113,6 +115,11 @@ def being_read(path):
         yield
 
 
+def refuse(*_):
+    """Do as a full disk does."""
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
 class Stop:
     """Has things done between sweeps, then tells the writer to stop."""
 
@@ -175,7 +182,7 @@ def test_many_batches_become_one_append(put, sweep, stored, logged):
 
 
 def test_batches_that_memory_cannot_hold_together_are_taken_in_turns(
-    put, sweep, stored, waiting, monkeypatch
+    put, sweep, stored, waiting, logged, monkeypatch
 ):
     monkeypatch.setattr(writer_app, '_MAX_LOAD', 1)
     for number in range(3):
@@ -186,6 +193,7 @@ def test_batches_that_memory_cannot_hold_together_are_taken_in_turns(
     assert stored(MONDAY) == [MONDAY, MONDAY + 1, MONDAY + 2]
     assert stored(TUESDAY) == [TUESDAY, TUESDAY + 1, TUESDAY + 2]
     assert waiting() == []
+    assert len(logged('1 events stored from 1 batches, 0 sent before')) == 6
 
 
 def test_empty_spool_changes_nothing(sweep, data_dir):
@@ -342,6 +350,48 @@ def test_file_that_is_no_spool_file_is_rejected(put, sweep, stored, data_dir):
     assert (data_dir / 'rejected' / 'notes.txt').read_text() == 'mine'
 
 
+def test_spool_file_that_the_disk_does_not_give_is_left_alone(
+    put, sweep, stored, waiting, data_dir, logged
+):
+    name = f'20200203T040506.000000-{STATION}-00000000.batch'
+    put(errors(MONDAY))
+    (data_dir / 'incoming' / name).mkdir()  # reading it is an OSError
+
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY]
+    assert waiting() == [name]
+    assert os.listdir(data_dir / 'rejected') == []
+    assert len(logged('ERROR', name)) == 1
+
+
+def test_spool_file_that_was_taken_away_is_no_error(
+    put, sweep, spool, stored, logged, monkeypatch
+):
+    names = [put(errors(MONDAY)), put(errors(MONDAY + 1))]
+    spool.remove(names[0])
+    monkeypatch.setattr(Spool, 'pending', lambda spool: {STATION: names})
+
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY + 1]
+    assert logged('ERROR') == []
+
+
+def test_spool_file_that_cannot_be_rejected_stays(
+    put, spool, sweep, stored, waiting, logged, monkeypatch
+):
+    name = spool.put(STATION, b'not a batch')
+    put(errors(MONDAY))
+    monkeypatch.setattr(Spool, 'reject', refuse)
+
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY]
+    assert waiting() == [name]
+    assert len(logged('ERROR', name, 'No space left')) == 1
+
+
 # What does not fit.
 
 
@@ -408,9 +458,6 @@ def test_flagged_events_of_a_batch_that_waits_are_kept_once(
 def test_flagged_events_are_kept_before_their_batch_is_removed(
     put, sweep, waiting, monkeypatch
 ):
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
     put([error(MONDAY), error(MONDAY + 1, ERRMSG=None)])
     monkeypatch.setattr(Suspicious, 'put', refuse)
 
@@ -523,9 +570,6 @@ def test_damaged_file_leaves_its_batches_and_others_are_stored(
 def test_full_disk_leaves_the_batches_until_there_is_room(
     put, sweep, stored, waiting, logged, monkeypatch
 ):
-    def refuse(*_):
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
     put(errors(MONDAY))
     sweep()
     put(errors(MONDAY + 1, TUESDAY))
@@ -541,6 +585,45 @@ def test_full_disk_leaves_the_batches_until_there_is_room(
     assert stored(MONDAY) == [MONDAY, MONDAY + 1]
     assert stored(TUESDAY) == [TUESDAY]
     assert waiting() == []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that pauses after failures are measured with."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(writer_app, 'Patience', lambda: Patience(lambda: clock.now))
+    return clock
+
+
+def test_what_the_disk_refused_is_tried_again_after_a_pause(
+    put, configfile, stored, waiting, logged, clock, monkeypatch
+):
+    def mend():
+        monkeypatch.undo()
+        clock.now += 1.0
+
+    put(errors(MONDAY))
+    monkeypatch.setattr('datastore.durable.write_all', refuse)
+
+    writer(configfile, stop=Stop(lambda: None, mend))
+
+    assert stored(MONDAY) == [MONDAY]
+    assert waiting() == []
+    assert len(logged('ERROR', 'next try in 1 s', 'No space left')) == 1
+
+
+def test_spool_that_the_disk_does_not_give_is_read_at_the_next_sweep(
+    put, make_config, stored, logged, monkeypatch
+):
+    put(errors(MONDAY))
+    monkeypatch.setattr(Spool, 'pending', refuse)
+    stop = Stop(monkeypatch.undo)
+
+    writer(make_config(Writer={'sleep': '0.5'}), stop=stop)
+
+    assert stored(MONDAY) == [MONDAY]
+    assert stop.waited == [1.0, 0.5]
+    assert len(logged('ERROR', 'next try in 1 s', 'No space left')) == 1
 
 
 # Crashes.
