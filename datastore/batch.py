@@ -31,6 +31,9 @@ class Batch(NamedTuple):
     events: tuple[Event, ...]
 
 
+# What a datetime can hold, in s since the epoch.
+_YEAR_1, _YEAR_9999 = -62135596800, 253402300799
+
 # Text decoded from Python 3 pickles may hold lone surrogates.
 UNICODE_ERRORS = 'surrogatepass'
 
@@ -69,7 +72,7 @@ def decode_batch(content: bytes) -> Batch:
             _decode_event(*shapes[shape], packed) for shape, packed in packed_events
         )
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-        raise InvalidBatch(f'not an encoded batch: {error}') from error
+        raise InvalidBatch(f'not an encoded batch: {error!r}') from error
     return Batch(station, cluster, received, events)
 
 
@@ -86,6 +89,8 @@ def _decode_event(event_type: str, codes: tuple[str, ...], packed: bytes) -> Eve
     timestamp, microseconds, nanoseconds, *values = _unpack(packed)
     if not (type(timestamp) is type(microseconds) is type(nanoseconds) is int):
         raise TypeError('the time of an event is not in integers')
+    if not _YEAR_1 <= timestamp <= _YEAR_9999:
+        raise ValueError('the time of an event is in no year')
     if len(values) != len(codes):
         raise ValueError('an event has not as many values as codes')
     return Event(event_type, timestamp, microseconds, nanoseconds, codes, tuple(values))

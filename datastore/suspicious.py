@@ -1,8 +1,8 @@
 """Events kept for a person, each with the reasons why.
 
 A file in `suspicious/` is a JSON document with the flagged events of one
-upload.  Its name ends in a digest of what it holds, so the same events flagged
-again for the same reasons replace it instead of standing beside it.
+upload.  Its name ends in a digest of what it holds, so the same upload, flagged
+again for the same reasons, replaces it instead of standing beside it.
 
 Text, numbers and lists are JSON's own; a datetime is `{"$datetime": "2011-02-
 22T13:24:57.656000"}`, and a dict with a key that starts with `$` is

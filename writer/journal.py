@@ -21,6 +21,7 @@ the names of the spool files they came from.
 import contextlib
 import fcntl
 import io
+import logging
 import os
 import struct
 import zlib
@@ -31,6 +32,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from datastore import durable
+
+logger = logging.getLogger(__name__)
 
 MAGIC = b'HSJRNL1\n'  # the 1 is the format's version
 _HEADER = struct.Struct('<8sI')
@@ -75,17 +78,18 @@ class JournaledFile(io.RawIOBase):
         self._finish = finish
         self._pages: dict[int, bytearray] = {}
         self._position = 0
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._descriptor = -1
         try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             journal = journal_path(path)
             if journal.exists():
                 self._lock(fcntl.LOCK_EX)
                 _replay(self._descriptor, journal, finish)
             self._lock(fcntl.LOCK_SH)
             self._found = os.fstat(self._descriptor)
-            self._size = self._found.st_size
+            self._size = self._unchanged = self._found.st_size
         except BaseException:
-            os.close(self._descriptor)
+            self.close()
             raise
 
     def _lock(self, operation: int) -> None:
@@ -99,7 +103,8 @@ class JournaledFile(io.RawIOBase):
         """Unlock the file; changes that were not committed are gone."""
         if not self.closed:
             super().close()
-            os.close(self._descriptor)
+            if self._descriptor != -1:
+                os.close(self._descriptor)
 
     # What h5py needs of a file: seek, tell, readinto, write, truncate, flush.
 
@@ -140,6 +145,8 @@ class JournaledFile(io.RawIOBase):
 
     def write(self, buffer: Any) -> int:
         view = memoryview(buffer).cast('B')
+        if not view:
+            return 0
         start = self._position
         stop = start + len(view)
         for page in range(start // PAGE, -(-stop // PAGE)):
@@ -158,6 +165,13 @@ class JournaledFile(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         self._size = self._position if size is None else size
+        # What is cut off reads as zeros if the file grows again.
+        self._unchanged = min(self._unchanged, self._size)
+        for page in [page for page in self._pages if page * PAGE >= self._size]:
+            del self._pages[page]
+        if (last := self._size // PAGE) in self._pages:
+            kept = self._pages[last][: self._size % PAGE]
+            self._pages[last] = kept + bytearray(PAGE - len(kept))
         return self._size
 
     def flush(self) -> None:
@@ -169,14 +183,14 @@ class JournaledFile(io.RawIOBase):
         return content
 
     def _read_from_disk(self, start: int, view: memoryview) -> None:
-        """Fill `view` from the file; past its end, as on disk, are zeros."""
-        done = 0
-        while done < len(view):
-            got = os.preadv(self._descriptor, [view[done:]], start + done)
+        """Fill `view` from the file; past what is left of it are zeros."""
+        done, stop = 0, max(0, min(len(view), self._unchanged - start))
+        while done < stop:
+            got = os.preadv(self._descriptor, [view[done:stop]], start + done)
             if not got:
-                view[done:] = bytes(len(view) - done)
                 break
             done += got
+        view[done:] = bytes(len(view) - done)
 
     def commit(self, covers: Sequence[str]) -> None:
         """Make all changes, durably and at once, and unlock the file.
@@ -191,12 +205,8 @@ class JournaledFile(io.RawIOBase):
         record = JournalRecord(self._size, self._changes(), list(covers))
         journal = journal_path(self._path)
         self._lock(fcntl.LOCK_EX)
-        now = os.fstat(self._descriptor)
         # One lock is given up before the other is granted.
-        if (now.st_mtime_ns, now.st_size) != (
-            self._found.st_mtime_ns,
-            self._found.st_size,
-        ):
+        if _identity(os.stat(self._path)) != _identity(self._found):
             raise FileBusy(f'{self._path} was changed by another program')
         try:
             self._reserve(record.size)
@@ -239,10 +249,14 @@ def replay_journal(journal: Path, finish: Callable[[str], None]) -> None:
     """Replay a journal that was left over beside its file.
 
     Raises FileBusy if another program holds the lock on the file, OSError if
-    the disk fails; the journal stays.
+    the disk fails or the file is gone; the journal stays.
     """
     path = journal.with_name(journal.name.removesuffix('.journal'))
     JournaledFile(path, finish).close()
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> None:
@@ -254,10 +268,12 @@ def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> No
     if record is None:
         # The crash came before the commit point: nothing was changed, and the
         # batches are still in the spool.
-        journal.unlink()
+        journal.unlink(missing_ok=True)
+        logger.warning('threw away %s, which a crash left incomplete', journal)
         return
     _apply(descriptor, record)
     _finish(journal, record, finish)
+    logger.warning('replayed %s, left over by a crash', journal)
 
 
 def _write_journal(journal: Path, record: JournalRecord) -> None:
@@ -298,7 +314,8 @@ def _finish(
     for name in record.covers:
         finish(name)
     # A crash before this replays changes that are made already: the same bytes.
-    journal.unlink()
+    # Another process may have done so since the file was unlocked.
+    journal.unlink(missing_ok=True)
 
 
 def _decode(content: bytes) -> JournalRecord | None:

@@ -231,4 +231,13 @@ def _to_latin1(text: str) -> bytes:
 
 def _kind(value: object) -> str:
     """Return what a value is, in words; never its text, which may be private."""
-    return 'nothing' if value is None else f'a {type(value).__name__}'
+    return _KINDS.get(type(value), 'something else')
+
+
+_KINDS: dict[type, str] = {
+    type(None): 'nothing',
+    bool: 'true or false',
+    int: 'a number',
+    float: 'a number',
+    str: 'text',
+}

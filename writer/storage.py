@@ -10,8 +10,11 @@ Only groups, tables and `blobs` are children of a station's group: consumers
 call len() on each of them.
 """
 
+import contextlib
+import logging
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -25,8 +28,10 @@ from datastore import durable
 from datastore.event import EPOCH
 from datastore.upload_codes import Column, Table
 from writer.digests import DIGEST_SIZE, DigestIndex
-from writer.journal import FileBusy, JournaledFile
+from writer.journal import FileBusy, JournaledFile, journal_path
 from writer.rows import Rows
+
+logger = logging.getLogger(__name__)
 
 # Versions of the PyTables format; 2.1 files are what PyTables 3 writes.
 _FILE_VERSION = '2.1'
@@ -97,13 +102,16 @@ class Archive:
         if path.exists():
             with JournaledFile(path, self._finish) as file:
                 index = _read_digests(path, file)
+        self._remember(path, index)
+        return index
+
+    def _remember(self, path: Path, index: DigestIndex) -> None:
         self._digests[path] = index
         while (
             len(self._digests) > 1
             and sum(map(len, self._digests.values())) > _MAX_DIGESTS
         ):
             self._digests.popitem(last=False)
-        return index
 
     def append(
         self,
@@ -129,6 +137,7 @@ class Archive:
                 _append(path, file, 'r+', group, tables, digests, len(index))
                 file.commit(covers)
         else:
+            _set_orphan_aside(journal_path(path))
             buffer = BytesIO()
             _append(path, buffer, 'w', group, tables, digests, 0)
             durable.make_directory(path.parent)
@@ -136,16 +145,22 @@ class Archive:
             for name in covers:
                 self._finish(name)
         index.add(digests)
-        self._digests[path] = index
+        self._remember(path, index)
+
+
+def _set_orphan_aside(journal: Path) -> None:
+    """Rename a journal whose file is gone; it is not about the file to come."""
+    if journal.exists():
+        aside = journal.with_name(f'{journal.name}.{time.time_ns()}.orphan')
+        journal.rename(aside)
+        durable.fsync_directory(journal.parent)
+        logger.error('%s has no file any more, kept as %s', journal, aside.name)
 
 
 def _read_digests(path: Path, file: JournaledFile) -> DigestIndex:
-    try:
-        with h5py.File(file, 'r') as h5:
-            stored = h5['/ingest/digests'][:]['digest'] if 'ingest' in h5 else []
-    except _HDF5_ERRORS as error:
-        raise _damaged(path, error) from error
-    return DigestIndex(np.reshape(stored, (-1, DIGEST_SIZE)).astype('u1'))
+    with _as_damage(path), h5py.File(file, 'r') as h5:
+        stored = h5['ingest/digests'][:]['digest'] if 'ingest' in h5 else []
+        return DigestIndex(np.reshape(stored, (-1, DIGEST_SIZE)).astype('u1'))
 
 
 def _append(
@@ -158,34 +173,35 @@ def _append(
     digests_known: int,
 ) -> None:
     identities = np.frombuffer(b''.join(digests), dtype=_DIGESTS.row_dtype)
+    with _as_damage(path), h5py.File(file, mode) as h5:
+        if mode == 'w':
+            _set_text(h5, 'CLASS', 'GROUP')
+            _set_text(h5, 'TITLE', '')
+            _set_text(h5, 'VERSION', _GROUP_VERSION)
+            _set_text(h5, 'PYTABLES_FORMAT_VERSION', _FILE_VERSION)
+        group = _require_group(h5, group_path)
+        for table, rows, blobs in tables:
+            _append_table(group, table, _renumber(group, table, rows))
+            _append_blobs(group, blobs)
+        ingest = _require_group(h5, '/ingest')
+        if _length(ingest, 'digests') != digests_known:
+            raise FileBusy(f'{path} was changed by another program')
+        _append_table(ingest, _DIGESTS, identities)
+
+
+@contextlib.contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    """Raise DamagedFile for whatever is raised because of what the file holds."""
     try:
-        with h5py.File(file, mode) as h5:
-            if mode == 'w':
-                _set_text(h5, 'CLASS', 'GROUP')
-                _set_text(h5, 'TITLE', '')
-                _set_text(h5, 'VERSION', _GROUP_VERSION)
-                _set_text(h5, 'PYTABLES_FORMAT_VERSION', _FILE_VERSION)
-            group = _require_group(h5, group_path)
-            for table, rows, blobs in tables:
-                _append_table(group, table, _renumber(group, table, rows))
-                _append_blobs(group, blobs)
-            ingest = _require_group(h5, '/ingest')
-            if _length(ingest, 'digests') != digests_known:
-                raise FileBusy(f'{path} was changed by another program')
-            _append_table(ingest, _DIGESTS, identities)
-    except _HDF5_ERRORS as error:
-        raise _damaged(path, error) from error
-
-
-# What h5py raises where a file is not what it should be.  Its OSErrors have no
-# errno; those of the disk have one.
-_HDF5_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError)
-
-
-def _damaged(path: Path, error: Exception) -> Exception:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    return DamagedFile(f'{path}: {error}')
+        yield
+    except (FileBusy, MemoryError):
+        raise
+    except Exception as error:
+        # Nothing narrower: h5py raises anything where a file is not what it
+        # should be.  Its own OSErrors have no errno; those of the disk have one.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DamagedFile(f'{path}: {error}') from error
 
 
 def _length(group: h5py.Group, name: str) -> int:

@@ -43,6 +43,9 @@ _DAY = 86400  # s
 _MAX_LOAD = 32 * 2**20
 
 
+_MAX_CODES_LOGGED = 10_000
+
+
 class AlreadyRunning(Exception):
     """Another writer works on the same data directory."""
 
@@ -123,7 +126,6 @@ class Sweeper:
         for journal in self._archive.journals():
             try:
                 replay_journal(journal, self._spool.remove)
-                logger.warning('replayed %s, left over by a crash', journal)
             except (FileBusy, OSError) as error:
                 # It is replayed when its file is next written to.
                 logger.error('cannot replay %s yet: %s', journal, error)
@@ -179,6 +181,8 @@ class Sweeper:
         days: dict[_DayKey, list[tuple[str, Event]]] = defaultdict(list)
         unstored: dict[str, set[_DayKey]] = {name: set() for name in batches}
         for name, batch in batches.items():
+            if not batch.events:
+                self._spool.remove(name)
             for event in batch.events:
                 key = _DayKey(batch.station, batch.cluster, event.timestamp // _DAY)
                 days[key].append((name, event))
@@ -260,6 +264,9 @@ class Sweeper:
 
     def _log_unknown_codes(self, station: int, codes: set[str]) -> None:
         for code in sorted(codes):
+            # A station that invents codes is not to fill the memory.
+            if len(self._codes_logged) > _MAX_CODES_LOGGED:
+                self._codes_logged.clear()
             if (station, code) not in self._codes_logged:
                 self._codes_logged.add((station, code))
                 logger.warning(
@@ -307,7 +314,8 @@ def main(argv: list[str] | None = None) -> int:
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        # In a thread: the event's own lock may be held where the signal comes.
+        signal.signal(number, lambda *_: threading.Thread(target=stop.set).start())
     try:
         writer(arguments.config, once=arguments.once, stop=stop)
     except (ConfigError, AlreadyRunning, OSError) as error:

@@ -589,3 +589,44 @@ def test_writes_that_the_disk_cuts_short_are_completed(path, open_file, monkeypa
         file.commit([])
 
     assert path.read_bytes() == NEW
+
+
+def test_busy_file_is_closed_once(path, monkeypatch):
+    closed, close = [], os.close
+    monkeypatch.setattr(os, 'close', lambda fd: (closed.append(fd), close(fd)))
+    with locked(path, fcntl.LOCK_EX), contextlib.suppress(FileBusy):
+        JournaledFile(path, print)
+    assert len(closed) == 1
+
+
+def test_journal_that_another_process_replayed_is_no_error(path):
+    with JournaledFile(path, lambda name: JournaledFile(path, print).close()) as file:
+        file.write(b'new')
+        file.commit(['batch'])
+
+
+def test_empty_write_past_the_end_does_not_grow_the_file(open_file):
+    with open_file() as file:
+        file.seek(len(OLD) + 5)
+        file.write(b'')
+        assert file.seek(0, io.SEEK_END) == len(OLD)
+
+
+def test_file_that_shrinks_and_grows_reads_zeros(open_file):
+    with open_file() as file:
+        file.truncate(10)
+        file.seek(20)
+        file.write(b'y')
+        file.seek(0)
+        assert file.read() == OLD[:10] + bytes(10) + b'y'
+
+
+def test_file_replaced_while_it_is_open_is_not_committed_to(path, open_file, waiting):
+    with open_file() as file:
+        change(file)
+        other = path.with_name('other')
+        other.write_bytes(b'other')
+        other.rename(path)
+        with pytest.raises(FileBusy):
+            file.commit(COVERS)
+    assert len(waiting) == 3

@@ -214,7 +214,7 @@ def exceeds(value, dtype):
     return f'is {value}, which does not fit {dtype}'
 
 
-NOT_A_NUMBER = 'is a str instead of a number'
+NOT_A_NUMBER = 'is text instead of a number'
 DOES_NOT_FIT = {
     'above int16': ('CIC', 'PH1', 32768, exceeds(32768, 'int16')),
     'below int16': ('CIC', 'PH4', -32769, exceeds(-32769, 'int16')),
@@ -237,9 +237,9 @@ DOES_NOT_FIT = {
     'text in a float': ('CIC', 'EVENTRATE', '0.5', NOT_A_NUMBER),
     'nothing in an integer': ('CIC', 'PH1', None, 'is nothing instead of a number'),
     'nothing in a float': ('CIC', 'EVENTRATE', None, 'is nothing instead of a number'),
-    'number for a trace': ('CIC', 'TR1', 0.5, 'is a float instead of text'),
-    'number for text': ('ERR', 'ERRMSG', 0.5, 'is a float instead of text'),
-    'truth for text': ('ERR', 'ERRMSG', True, 'is a bool instead of text'),
+    'number for a trace': ('CIC', 'TR1', 0.5, 'is a number instead of text'),
+    'number for text': ('ERR', 'ERRMSG', 0.5, 'is a number instead of text'),
+    'truth for text': ('ERR', 'ERRMSG', True, 'is true or false instead of text'),
     'nothing for text': ('ERR', 'ERRMSG', None, 'is nothing instead of text'),
     'not base64': ('CIC', 'TR1', 'a trace!', 'is not base64'),
     'base64 cut short': ('CIC', 'TR1', TRACE[:-1], 'is not base64'),
@@ -290,7 +290,7 @@ def test_every_fault_of_an_event_is_a_reason():
             (
                 'PH1 is 40000, which does not fit int16',
                 'TR1 is not base64',
-                'EVENTRATE is a str instead of a number',
+                'EVENTRATE is text instead of a number',
             ),
         )
     ]

@@ -669,9 +669,45 @@ def test_digests_in_memory_are_bounded(store, monkeypatch):
     monkeypatch.setattr(storage, 'JournaledFile', Spy)
 
     # What was used last stays, and what was used before leaves.
-    assert store.knows(error(10), day=5)
+    assert store.knows(error(12), day=6)
     store.append(error(16), error(17), day=8)
-    assert store.knows(error(10), day=5)
+    assert store.knows(error(12), day=6)
     assert opened == []
     assert all(store.knows(error(2 * day), day) for day in days)
     assert set(opened) >= {store.path(day) for day in days[:5]}
+
+
+def test_journal_without_its_file_is_not_replayed_into_a_new_file(interrupted):
+    interrupted.path().rename(interrupted.data_dir / 'set aside')
+    interrupted.append(error(3), covers=['third'])
+    interrupted.append(error(4))
+    assert errors_in(interrupted.path()) == numbered(3, 4)
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        edited(
+            lambda f: (
+                f.__delitem__(f'{GROUP}/errors'),
+                f.create_group(f'{GROUP}/errors'),
+            )
+        ),
+        edited(
+            lambda f: (
+                f.__delitem__(f'{GROUP}/blobs'),
+                f.create_group(f'{GROUP}/blobs'),
+            )
+        ),
+        replace(f'{GROUP}/errors', data=np.zeros((), EVENT_TYPES['ERR'].row_dtype)),
+        replace('/hisparc', data=[1, 2]),
+        replace('/ingest/digests', data=[1, 2]),
+        replace('/ingest/digests', data=np.zeros(1, [('digest', 'u1', 4)])),
+    ],
+)
+def test_other_damage(store, damage):
+    store.append(error(1))
+    damage(store.path())
+    store.restart()
+    with pytest.raises(DamagedFile):
+        store.append(error(2))

@@ -913,3 +913,24 @@ def test_error_of_its_own_is_in_the_log_and_exit_1(
     assert line.count('\n') == 1
     assert len(logged('ZeroDivisionError: by mistake')) == 1
     assert len(waiting()) == 1
+
+
+def test_batch_without_events_leaves_the_spool(put, sweep, waiting):
+    put([])
+    sweep()
+    assert waiting() == []
+
+
+def test_time_outside_of_any_date_is_rejected_and_others_are_stored(put, sweep, stored):
+    put(errors(10**15))
+    put(errors(MONDAY), station=OTHER)
+    sweep()
+    assert stored(MONDAY, OTHER) == [MONDAY]
+
+
+def test_incomplete_journal_is_not_said_to_be_replayed(put, sweep, day_file, logged):
+    put(errors(MONDAY))
+    sweep()
+    journal_path(day_file(MONDAY)).write_bytes(b'')
+    sweep()
+    assert logged('replayed') == []

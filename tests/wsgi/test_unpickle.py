@@ -2,8 +2,8 @@
 
 import json
 import pickle
+import re
 import signal
-import struct
 import subprocess
 import sys
 from datetime import datetime
@@ -249,7 +249,6 @@ def test_empty_event_list_is_decoded(protocol):
     assert load_event_list(pickle.dumps([], protocol)) == []
 
 
-@pytest.mark.parametrize('protocol', PROTOCOLS)
 @pytest.mark.parametrize(
     'value',
     [
@@ -288,9 +287,10 @@ def test_empty_event_list_is_decoded(protocol):
     ],
     ids=ascii,
 )
-def test_value_is_decoded(value, protocol):
-    decoded = load_event_list(pickle.dumps(event_with(value), protocol))
-    assert_same(decoded, event_with(as_decoded(value)))
+def test_value_is_decoded(value):
+    for protocol in PROTOCOLS:
+        decoded = load_event_list(pickle.dumps(event_with(value), protocol))
+        assert_same(decoded, event_with(as_decoded(value)))
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
@@ -344,25 +344,19 @@ def test_text_written_by_python_2_is_decoded(literal, text):
 
 @pytest.mark.parametrize('scalar', SCALARS, ids=lambda scalar: scalar.dtype.name)
 @pytest.mark.parametrize('protocol', PROTOCOLS)
+def test_scalar_of_numpy_is_decoded(scalar, protocol):
+    decoded = load_event_list(pickle.dumps(event_with(scalar), protocol))
+    assert_same(values_of(decoded), [scalar.item()])
+
+
+@pytest.mark.parametrize('scalar', SCALARS, ids=lambda scalar: scalar.dtype.name)
 @pytest.mark.parametrize('module', ['numpy.core', 'numpy._core'])
-def test_scalar_of_numpy_is_decoded(scalar, protocol, module):
-    # numpy 2 renamed its core; both numpys' stations upload.
-    pickled = pickle.dumps(scalar, protocol)
-    here = np.generic.__reduce__(scalar)[0].__module__
-    if protocol < 4:
-        there = pickled.replace(here.encode(), f'{module}.multiarray'.encode())
-    else:
-        there = pickled.replace(
-            b'\x8c%c%s' % (len(here), here.encode()),
-            b'\x8c%c%s.multiarray' % (len(module) + 11, module.encode()),
-        )
-        # The frame that all of it is in, behind the protocol.
-        assert there[2:3] == b'\x95'
-        there = there[:3] + struct.pack('<Q', len(there) - 11) + there[11:]
-    assert module.encode() + b'.multiarray' in there
-    start = 2 if protocol >= 2 else 0
-    event_list = b'](}X\x04\x00\x00\x00data' + there[start:-1] + b'se.'
-    assert_same(load_event_list(event_list), [{'data': scalar.item()}])
+def test_scalar_of_an_older_or_newer_numpy_is_decoded(scalar, module):
+    # numpy 2 renamed its core.
+    pickled = pickle.dumps(event_with(scalar), 2)
+    renamed, count = re.subn(rb'numpy\.\w+\.', f'{module}.'.encode(), pickled)
+    assert count == 1
+    assert_same(values_of(load_event_list(renamed)), [scalar.item()])
 
 
 @pytest.mark.parametrize(
