@@ -35,6 +35,11 @@ from wsgi.rcodes import NotAnEventList
 MAX_OPCODES = 400_000
 # List, event, datalist, entry, value, and one level for what should not be.
 MAX_DEPTH = 6
+# Objects for each opcode, where shared ones are counted each time.
+MAX_UNFOLDING = 4
+# Bytes of the longest text, times opcodes: a key of a dict is compared with an
+# equal one byte for byte, as often as there are opcodes.
+MAX_COMPARED = 2 * 10**9
 # Text reached through shared references, each time counted; 2 x `max_upload`.
 MAX_TEXT = 32 * 2**20
 
@@ -47,7 +52,7 @@ def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
 
     Raises NotAnEventList for anything else, whatever it is.
     """
-    _scan(pickled)
+    opcodes = _scan(pickled)
     try:
         loaded = _Unpickler(pickled).load()
     except Exception as error:
@@ -56,7 +61,7 @@ def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
         # What is raised may quote what was sent, all of it.
         reason = ascii(str(error)[:200])
         raise NotAnEventList(f'the data cannot be unpickled: {reason}') from error
-    if _admit(loaded, len(pickled)):
+    if _admit(loaded, MAX_UNFOLDING * opcodes):
         loaded = decode_object(loaded)
     if type(loaded) is not list or not set(map(type, loaded)) <= {dict}:
         raise NotAnEventList('the data is not a list of events')
@@ -80,22 +85,21 @@ def decode_object(o: Any) -> Any:
     return o
 
 
-# 1. The scan.  All opcodes but those followed by a length are one regular
-# expression, so that most of the scan runs in C.  Its repetition is bounded,
-# because the matcher keeps state for every repeat.
+# 1. The scan.  All opcodes but those whose argument has a length of its own are
+# one regular expression, so that most of the scan runs in C.  Its repetition is
+# bounded, because the matcher keeps state for every repeat.
 
 _STEP = 1000
+_SHORT = 1000  # bytes of text on one line that the regular expression takes
 # PUT and GET in all their forms, the index below 10^6.
 _MEMO = rb'(?:[qh].|[pg][0-9]{1,6}\n|[rj]..[\x00-\x07]\x00|\x94)'
 _OPCODES = (
     rb'[(\]}ldsaeuN.\x88\x89\x93Rb]'
     rb'|' + _MEMO + rb'|'
-    # Python 2 writes text as a literal on one line.
-    rb"S'[^'\\\n]*(?:\\[^\n][^'\\\n]*)*'\n"
-    rb'|S"[^"\\\n]*(?:\\[^\n][^"\\\n]*)*"\n'
-    rb'|V[^\n]*\n'
+    # Python 2 writes text on one line; the unpickler sees to its quotes.
+    rb'[SV][^\n]{0,%d}\n' % _SHORT + rb'|'
     # Integers stay below 10^20: few enough of these share a hash.
-    rb'|I-?[0-9]{1,20}\n'
+    rb'I-?[0-9]{1,20}\n'
     rb'|L-?[0-9]{1,20}L?\n'
     rb'|K.|M..|J....|G.{8}'
     rb'|F[-+.0-9a-z]{1,32}\n'
@@ -106,7 +110,7 @@ _OPCODES = (
 )
 _match_opcodes = re.compile(rb'(?:' + _OPCODES + rb'){0,%d}' % _STEP, re.DOTALL).match
 
-# Opcode -> how many bytes hold the length of what follows.
+# Opcode -> how many bytes hold the length of its argument.
 _LENGTHS = {
     ord('U'): 1,  # SHORT_BINSTRING
     ord('T'): 4,  # BINSTRING
@@ -115,49 +119,79 @@ _LENGTHS = {
     ord('C'): 1,  # SHORT_BINBYTES
     ord('B'): 4,  # BINBYTES
     0x8A: 1,  # LONG1
-    0x95: 8,  # FRAME: of further opcodes
 }
 _LONG1, _FRAME = 0x8A, 0x95
+_LINES = b'SV'
 
 
-def _scan(pickled: bytes) -> None:
-    """Raise NotAnEventList unless stations' pickles look like this."""
+def _scan(pickled: bytes) -> int:
+    """Return how many opcodes there are at most, of those that stations use.
+
+    Raises NotAnEventList unless it is such opcodes from the first byte to the
+    last, each with an argument within bounds.
+    """
     position = opcodes = 0
-    end = len(pickled)
+    longest = _SHORT
+    end_of_frame = end = len(pickled)
     while position < end:
         start = position
         # Always matches, perhaps nothing.
-        position = _match_opcodes(pickled, start).end()  # type: ignore[union-attr]
+        match = _match_opcodes(pickled, start, end_of_frame)
+        position = match.end()  # type: ignore[union-attr]
         # At most so many: an opcode has a byte or more.
         opcodes += min(position - start, _STEP)
-        if position < end and position - start < _STEP:
-            width = _LENGTHS.get(pickled[position])
-            if width is not None:
-                position = _scan_counted(pickled, position, width)
-                opcodes += 1
-            elif position == start:
-                raise NotAnEventList(
-                    f'opcode {pickled[position : position + 1]!r} at byte '
-                    f'{position}, or its argument, is not what stations send'
-                )
         if opcodes > MAX_OPCODES:
             raise NotAnEventList(f'the data has over {MAX_OPCODES} opcodes')
+        if position == end_of_frame:
+            end_of_frame = end
+        elif position - start < _STEP:  # stopped by what is none of these
+            opcodes += 1
+            argument = position
+            if pickled[position] == _FRAME and end_of_frame == end:
+                position, end_of_frame = _scan_frame(pickled, position)
+            else:
+                position = _scan_long(pickled, position, end_of_frame)
+                longest = max(longest, position - argument)
+    if longest * opcodes > MAX_COMPARED:
+        raise NotAnEventList(f'the data has texts of {longest} bytes among too many')
+    return opcodes
 
 
-def _scan_counted(pickled: bytes, position: int, width: int) -> int:
-    """Return where the opcode at `position`, whose argument has a length, ends."""
+def _scan_frame(pickled: bytes, position: int) -> tuple[int, int]:
+    """Return where the content of the frame at `position` starts and ends.
+
+    The unpickler reads a frame as a whole, and loses its place if an opcode
+    reaches over its end; so none may.  Nor do picklers put one in another.
+    """
+    content = position + 9
+    length = int.from_bytes(pickled[position + 1 : content], 'little')
+    if not 0 < length <= len(pickled) - content:
+        raise NotAnEventList(f'the data ends inside the frame at byte {position}')
+    return content, content + length
+
+
+def _scan_long(pickled: bytes, position: int, end: int) -> int:
+    """Return where the opcode at `position` ends, which holds its own length."""
     opcode = pickled[position]
+    if opcode in _LINES:
+        stop = pickled.find(b'\n', position, end) + 1
+        if stop:
+            return stop
+    width = _LENGTHS.get(opcode)
+    if width is None:
+        raise NotAnEventList(
+            f'opcode {pickled[position : position + 1]!r} at byte {position}, or its '
+            'argument, is not what stations send'
+        )
     argument = position + 1 + width
     length = int.from_bytes(pickled[position + 1 : argument], 'little')
-    if length > len(pickled) - argument:
+    if length > end - argument:
         raise NotAnEventList(f'the data ends inside the opcode at byte {position}')
-    if opcode == _FRAME:
-        return argument
-    end = argument + length
+    stop = argument + length
     # Up to 2^64, whose ninth byte is 0: only 9 such integers share a hash.
-    if opcode == _LONG1 and length > 8 and (length > 9 or pickled[end - 1]):
+    if opcode == _LONG1 and length > 8 and (length > 9 or pickled[stop - 1]):
         raise NotAnEventList(f'the integer at byte {position} is too large')
-    return end
+    return stop
 
 
 # 2. The stand-ins for what a pickle may name.
@@ -243,6 +277,8 @@ class _ScalarType(_StandIn):
     __slots__ = ('_format', '_order')
 
     def __init__(self, code: str) -> None:
+        if type(code) is not str or len(code) != 2 or code not in _FORMATS:
+            raise pickle.UnpicklingError('a dtype that stations do not use')
         self._format = _FORMATS[code]
         self._order = '<'
 
@@ -264,6 +300,10 @@ class _Dtype(_StandIn):
     __slots__ = ()
 
     def __call__(self, code: str, align: bool, copy: bool) -> _ScalarType:
+        # Exact: an argument that is a tuple would nest in this call's own.
+        for flag in (align, copy):
+            if type(flag) not in (bool, int):
+                raise pickle.UnpicklingError('a flag of a dtype is no flag')
         return _ScalarType(code)
 
 
@@ -307,7 +347,8 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _STAND_INS[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f'it names {module}.{name}') from None
+            named = f'{module[:40]}.{name[:40]}'
+            raise pickle.UnpicklingError(f'it names {named}') from None
 
 
 # 4. The walk.
@@ -341,7 +382,7 @@ def _admit(loaded: object, max_nodes: int) -> bool:
         # Counted before it is built: ten bytes may refer to millions.
         nodes += sum(map(len, lists)) + sum(map(len, dicts))
         if nodes > max_nodes:
-            raise NotAnEventList('the data unfolds to more objects than it has bytes')
+            raise NotAnEventList('the data unfolds to more objects than it has')
         keys = set(map(type, chain.from_iterable(dicts)))
         if not keys <= {str, bytes}:
             raise NotAnEventList('the data holds a dict whose keys are not text')
