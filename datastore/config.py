@@ -6,10 +6,11 @@ and the section, key or line.
 """
 
 import configparser
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import date, timedelta
 from pathlib import Path
@@ -184,3 +185,15 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         if name not in values and key.default is MISSING:
             raise ConfigError(f'{path}: key {name} is missing in [{section}]')
     return Config(path=path, **values)
+
+
+@contextlib.contextmanager
+def blaming(config: Config, key: str) -> Iterator[None]:
+    """Raise ConfigError, naming the key of [General], for any OSError in here."""
+    try:
+        yield
+    except OSError as error:
+        what = error.filename or getattr(config, key)
+        raise ConfigError(
+            f'{config.path}: {key} in [General]: {what}: {error.strerror}'
+        ) from error

@@ -6,7 +6,7 @@ from logging.handlers import TimedRotatingFileHandler
 from pathlib import Path
 
 from datastore import durable
-from datastore.config import Config, ConfigError
+from datastore.config import Config, blaming
 
 FORMAT = '%(asctime)s %(levelname)s %(message)s'
 DAYS_KEPT = 14
@@ -24,7 +24,7 @@ def open_log(logger: logging.Logger, config: Config, program: str) -> None:
         handler = logging.StreamHandler(sys.stderr)
     else:
         path = Path(f'{config.log}-{program}')
-        try:
+        with blaming(config, 'log'):
             durable.make_directory(path.parent)
             handler = TimedRotatingFileHandler(
                 path,
@@ -33,10 +33,6 @@ def open_log(logger: logging.Logger, config: Config, program: str) -> None:
                 encoding='utf-8',
                 errors='backslashreplace',  # stations may send lone surrogates
             )
-        except OSError as error:
-            raise ConfigError(
-                f'{config.path}: log in [General]: {path}: {error.strerror}'
-            ) from error
     handler.setFormatter(logging.Formatter(FORMAT))
     for previous in logger.handlers[:]:
         logger.removeHandler(previous)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datastore.batch import Batch, InvalidBatch, decode_batch
-from datastore.config import ConfigError, read_config
+from datastore.config import ConfigError, blaming, read_config
 from datastore.durable import DISK_ERRORS
 from datastore.event import Event
 from datastore.logs import open_log
@@ -65,13 +65,9 @@ def writer(
     stop = stop or threading.Event()
     config = read_config(configfile)
     open_log(logger, config, 'writer')
-    try:
+    with blaming(config, 'data_dir'):
         spool = Spool(config.data_dir)
         suspicious = Suspicious(config.data_dir)
-    except OSError as error:
-        raise ConfigError(
-            f'{config.path}: data_dir in [General]: {error.filename}: {error.strerror}'
-        ) from error
     with _only_writer(config.data_dir):
         archive = Archive(config.data_dir, spool.remove)
         patience = Patience()

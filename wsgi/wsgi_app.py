@@ -12,11 +12,12 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from datastore.batch import Batch, encode_batch
-from datastore.config import Config, ConfigError, read_config
+from datastore.config import Config, ConfigError, blaming, read_config
 from datastore.event import Event
 from datastore.logs import open_log
 from datastore.spool import Spool
@@ -60,6 +61,10 @@ def application(
     except ConfigError as error:
         # At start do_init says this; here a deployment has not called it.
         environ['wsgi.errors'].write(f'{error}\n')
+        rcode = rcodes.INTERNAL_ERROR
+    except Exception:
+        # Nothing narrower: no log is open, and the station waits for a number.
+        environ['wsgi.errors'].write(traceback.format_exc())
         rcode = rcodes.INTERNAL_ERROR
     answer = b'%d' % rcode
     start_response(
@@ -188,13 +193,9 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
     # Named after the file, so that two applications do not share a log.
     logger = logging.getLogger(f'wsgi:{configfile}')
     open_log(logger, config, f'wsgi.{pid}')
-    try:
+    with blaming(config, 'data_dir'):
         spool = Spool(config.data_dir)
         suspicious = Suspicious(config.data_dir)
-    except OSError as error:
-        raise ConfigError(
-            f'{configfile}: data_dir in [General]: {error.filename}: {error.strerror}'
-        ) from error
     logger.info('%d stations listed in %s', len(stations), config.station_list)
     pressure = Pressure(config, spool)
     return Endpoint(config, stations, spool, suspicious, pressure, logger)

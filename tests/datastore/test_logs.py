@@ -130,20 +130,23 @@ def test_log_rotates_at_midnight_and_is_kept_for_14_days(logger, config, log):
 
 
 @pytest.mark.parametrize(
-    'obstruct',
+    ('obstruct', 'named'),
     [
-        pytest.param(lambda log: log.mkdir(parents=True), id='a directory'),
-        pytest.param(lambda log: log.parent.touch(), id='below a file'),
+        pytest.param(lambda log: log.mkdir(parents=True), '{log}', id='a directory'),
+        pytest.param(lambda log: log.parent.touch(), '{log.parent}', id='a file above'),
     ],
 )
-def test_log_that_cannot_be_opened_is_named_in_one_line(logger, config, log, obstruct):
+def test_log_that_cannot_be_opened_is_named_in_one_line(
+    logger, config, log, obstruct, named
+):
     obstruct(log)
 
     with pytest.raises(ConfigError) as error_info:
         open_log(logger, config, 'program')
 
     said = str(error_info.value)
-    assert said.startswith(f'{config.path}: log in [General]: {log}: ')
+    path = named.format(log=log)
+    assert said.startswith(f'{config.path}: log in [General]: {path}: ')
     assert '\n' not in said
 
 
