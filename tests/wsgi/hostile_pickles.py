@@ -91,12 +91,28 @@ SCALAR = name('numpy.core.multiarray', 'scalar')
 DTYPE = name('numpy', 'dtype')
 FLOAT64 = DTYPE + text('f8') + b'K\x00K\x01\x87R'
 FLOAT64_STATE = b'(K\x03' + text('<') + b'NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t'
+STATE = binary(b'\x07\xe4\x02\x03\x04\x05\x06\x00\x00\x07')
 NAMES = {
     'datetime': DATETIME,
     'encode': ENCODE,
     'bytes': BYTES,
     'scalar': SCALAR,
     'dtype': DTYPE,
+}
+# The opcodes up to a name that stations call, and those that then call it.
+CALLS = {
+    'datetime': (DATETIME, STATE + b'\x85R'),
+    'encode': (ENCODE, text('a') + text('latin1') + b'\x86R'),
+    'bytes': (BYTES, b')R'),
+    'scalar': (SCALAR, FLOAT64 + FLOAT64_STATE + b'b' + binary(bytes(8)) + b'\x86R'),
+    'dtype': (
+        SCALAR + DTYPE,
+        FLOAT64.removeprefix(DTYPE)
+        + FLOAT64_STATE
+        + b'b'
+        + binary(bytes(8))
+        + b'\x86R',
+    ),
 }
 
 # What stations send, and calls everything that they may call.
@@ -165,19 +181,24 @@ for _fatal, (_module, _attribute, _argument) in _FATAL.items():
 attacks(
     'naming',
     {
-        f'{module}.{attribute}': text(module) + text(attribute) + b'\x93.'
+        f'{module}.{attribute}': event_list(
+            text(module) + text(attribute) + b'\x93' + STATE + b'\x85R'
+        )
         for module, attribute in [
             ('datetime', 'datetime.now'),
             ('datetime', 'datetime.__class__.__base__.__subclasses__'),
             ('datetime', 'sys.modules'),
             ('datetime', 'date'),
             ('datetime', 'timezone'),
+            ('datetime', 'bytes'),
             ('_codecs', 'decode'),
             ('_codecs', 'lookup'),
+            ('_codecs', 'datetime'),
             ('codecs', 'encode'),
             ('builtins', 'getattr'),
             ('builtins', 'bytearray'),
             ('builtins', 'bytes.fromhex'),
+            ('builtins', 'len'),
             ('__builtin__', 'str'),
             ('builtins', 'list'),
             ('collections', 'OrderedDict'),
@@ -187,9 +208,11 @@ attacks(
             ('numpy', 'load'),
             ('numpy', 'core.multiarray.scalar'),
             ('numpy.core.multiarray', '_reconstruct'),
+            ('time', 'datetime'),
             ('wsgi.unpickle', 'MAX_DEPTH'),
-            ('wsgi.unpickle', '_STAND_INS'),
+            ('wsgi.unpickle', 'datetime'),
             ('', ''),
+            ('', 'datetime'),
             ('DATETIME', 'datetime'),
             ('datetime', 'datetime '),
             ('datetime', 'datetime\0'),
@@ -228,17 +251,22 @@ attacks(
 
 # Changing what a pickle may name, for every later upload.
 
-for _name, _stand_in in NAMES.items():
+for _name, (_up_to_name, _call) in CALLS.items():
     attacks(
         f'build_on_{_name}',
         {
-            'dict': _stand_in + b'}' + text('__call__') + b'Nsb.',
-            'slots': _stand_in + b'N}' + text('_budget') + b'Ns\x86b.',
-            'dtype_state': _stand_in + FLOAT64_STATE + b'b.',
-            'text': _stand_in + text('_order') + b'b.',
-            'none': _stand_in + b'Nb.',
+            name: event_list(_up_to_name + state + b'b' + _call)
+            for name, state in {
+                'dict': b'}' + text('__call__') + b'Ns',
+                'slots': b'(N}' + text('_budget') + b'Nst',
+                'dtype_state': FLOAT64_STATE,
+                'text': text('_order'),
+                'empty_dict': b'}',
+                'none': b'N',
+            }.items()
         },
     )
+for _name, _stand_in in NAMES.items():
     attacks(
         f'{_name}_as',
         {
@@ -450,6 +478,10 @@ attacks(
         'a_datetime': DATETIME + binary(b'\x07\xe4\x01\x01' + bytes(6)) + b'\x85R)R.',
         'nothing': b')R.',
         'the_tuple_below': b')p0\nbg0\n)R.',
+        'by_obj': event_list(b'(' + DATETIME + STATE + b'o'),
+        'by_inst': event_list(b'(' + STATE + b'i' + DATETIME[1:]),
+        'by_newobj': event_list(DATETIME + STATE + b'\x85\x81'),
+        'by_newobj_ex': event_list(DATETIME + STATE + b'\x85}\x92'),
     },
 )
 
@@ -560,6 +592,21 @@ for _name, _opcodes in _FLOODS.items():
 
 
 @attack
+def two_million_dicts():
+    return b']' + b'}' * (2 * 10**6) + b'.'
+
+
+@attack
+def two_million_events():
+    return b'](' + b'}' * (2 * 10**6) + b'e.'
+
+
+@attack
+def half_a_million_events_of_one_value():
+    return b'](' + (b'}' + text('a') + b'C\2abs') * 500_000 + b'e.'
+
+
+@attack
 def encoded_to_hexadecimal_again_and_again():
     again = b'q\x00' + ENCODE + b'h\x00' + text('hex') + b'\x86R'
     return binary(b'a') + again * 28 + b'.'
@@ -610,8 +657,9 @@ def shared_lists_that_unfold_to_2_to_the_300():
 
 
 def _padded(opcodes: bytes) -> bytes:
-    """The opcodes, with text in front that makes them as long as a body may be."""
-    return text(bytes(MAX_UPLOAD - len(opcodes) - 5)) + opcodes
+    """The opcodes, and text in front that makes them as long as a body may be."""
+    piece = text(bytes(5000))
+    return piece * ((MAX_UPLOAD - len(opcodes)) // len(piece)) + opcodes
 
 
 def _sharing(leaf: bytes, also: bytes = b'') -> bytes:
@@ -639,6 +687,28 @@ def a_padded_body_that_unfolds_to_16_million_bytes():
 def a_padded_body_that_unfolds_to_16_million_dicts_to_be_decoded():
     # One bytes anywhere, and everything is copied.
     return _sharing(b'}', also=b'}' + text('datalist') + b'C\1as')
+
+
+def _unfolding(leaf: bytes, width: int) -> bytes:
+    """A small body with as many opcodes as may be, to share as much as may be."""
+    event = b'}' + text('datalist') + _shared(leaf, 1, width) + b'sq\x00'
+    return b'N' * 385_000 + b'](' + event + b'h\x00' * (width - 1) + b'e.'
+
+
+@attack
+def a_small_body_that_unfolds_to_a_million_dicts():
+    return _unfolding(b'}' + text('a') + b'C\1as', 850)
+
+
+@attack
+def a_small_body_that_unfolds_to_a_million_values():
+    keys = b''.join(binary(b'key%d' % n) + binary(b'value') for n in range(5))
+    return _unfolding(b'}(' + keys + b'u', 500)
+
+
+@attack
+def a_small_body_that_unfolds_to_a_million_lists():
+    return _unfolding(b'](' + binary(b'value') * 2 + b'e', 700)
 
 
 @attack
@@ -736,7 +806,7 @@ def _nested_arguments(each: bytes, times: int) -> bytes:
 
     Memo: 0 is the dtype, 1 a code of it, 2 the tuple.
     """
-    first = DTYPE + b'q\x00' + text('f8') + b'q\x01NN\x87q\x02R'
+    first = DTYPE + b'q\x00' + text('f8') + b'q\x01\x88\x88\x87q\x02R'
     return first + (b'h\x00h\x01' + each + b'\x87q\x02R') * times
 
 
@@ -747,28 +817,28 @@ def tuples_that_hash_in_exponential_time_as_a_key():
 
 @attack
 def tuples_that_hash_in_exponential_time_as_an_argument():
-    return _nested_arguments(b'h\x02h\x02', 60) + b'h\x00h\x02NN\x87R.'
+    return _nested_arguments(b'h\x02h\x02', 60) + b'h\x00h\x02\x88\x88\x87R.'
 
 
 @attack
 def tuples_20000_deep_hashed_50000_times():
     keys = b'(' + b'h\x02N' * 50_000 + b'u'
-    return _nested_arguments(b'h\x02N', 20_000) + b'}' + keys + b'.'
+    return _nested_arguments(b'h\x02\x88', 20_000) + b'}' + keys + b'.'
 
 
 @attack
 def tuples_50000_deep_as_an_argument():
-    return _nested_arguments(b'h\x02N', 50_000) + b'h\x00h\x02NN\x87R.'
+    return _nested_arguments(b'h\x02\x88', 50_000) + b'h\x00h\x02\x88\x88\x87R.'
 
 
 @attack
 def tuples_50000_deep_as_a_key():
-    return _nested_arguments(b'h\x02N', 50_000) + b'}h\x02Ns.'
+    return _nested_arguments(b'h\x02\x88', 50_000) + b'}h\x02Ns.'
 
 
 @attack
 def tuples_50000_deep_as_the_result():
-    return _nested_arguments(b'h\x02N', 50_000) + b'h\x02.'
+    return _nested_arguments(b'h\x02\x88', 50_000) + b'h\x02.'
 
 
 _MILLION_TUPLES = {
@@ -972,6 +1042,16 @@ def events_nested_one_level_too_deep():
 
 
 attacks(
+    'tuple_from_the_memo',
+    {
+        'as_the_result': BYTES + b')q\x00Rh\x00.',
+        'as_an_event': b'](' + BYTES + b')q\x00}h\x00e.',
+        'as_a_value': event_list(b'](' + BYTES + b')q\x00Rh\x00e'),
+        'as_a_key': event_list(b'}(' + BYTES + b')q\x00RNh\x00Nu'),
+        'full_as_a_value': event_list(b'](' + DATETIME + STATE + b'\x85q\x00Rh\x00e'),
+    },
+)
+attacks(
     'recursive',
     {
         'list': b']q\x00h\x00a.',
@@ -988,7 +1068,10 @@ attacks(
 # Opcodes that the scan and the unpickler could read differently.
 
 
-def _beyond_frame(hidden: bytes, start: int = 0) -> bytes:
+_AHEAD = 2**17  # bytes that CPython looks ahead
+
+
+def _beyond_frame(hidden: bytes, start: int = 0, inside: bytes = b'') -> bytes:
     """Hide opcodes from whoever does not heed the ends of frames.
 
     Text begins as the last three bytes of a frame, with half of its length.
@@ -996,41 +1079,64 @@ def _beyond_frame(hidden: bytes, start: int = 0) -> bytes:
     an opcode needs more, and reads on behind it.  So it takes the four bytes
     there for the length, which leaves out the opcodes behind; who reads the
     length as it stands sees them as part of the text.  The frame is larger
-    than the 128 KiB that CPython looks ahead, or lies across their end.
+    than CPython looks ahead, or lies across the end of that.
     """
-    ahead = 2**17
-    size = ahead - start - 9 + 3 if start else ahead + 3
-    filler = binary(bytes(start - 5)) if start else b''
-    inside = binary(bytes(size - 3 - 5)) + b'X\x00\x00'
+    size = _AHEAD + 3 - (start + 9 if start else 0)
+    before = binary(bytes(start - 5)) if start else b''
+    inside += binary(bytes(size - len(inside) - 5 - 3)) + b'X\x00\x00'
     pages = len(hidden) // 2**16 + 1
     seen = bytes([pages, 0])  # the upper half, of the length in 64 KiB
     behind = seen + b'\x00\x00' + bytes(pages) + hidden
     behind += b'N' * (pages * 2**16 + 2 - len(behind))
-    return filler + b'\x95' + u8(size) + inside + behind + b'.'
+    return before + b'\x95' + u8(size) + inside + behind + b'.'
+
+
+def _beyond_number(hidden: bytes) -> bytes:
+    """Hide a few opcodes so, behind a number that a frame cuts.
+
+    Whoever takes it as it stands sees text next, of which the unpickler takes
+    the head as part of the number.
+    """
+    inside = binary(bytes(_AHEAD)) + b'J\x00\x00\x00'
+    behind = b'\x00U' + bytes([len(hidden) + 1]) + b'\x00' + hidden
+    return b'\x95' + u8(len(inside)) + inside + behind + b'.'
 
 
 _HIDDEN = {
     'a_memo_of_4_gb': b'Nr' + u4(2**28) + b'.',
     'eight_million_nested_tuples_as_a_key': b'})' + b'\x85' * 8_000_000 + b'Ns.',
     '15_million_lists': b']' + b']' * 15_000_000 + b'.',
-    'an_integer_of_a_million_bytes': b']\x8b' + u4(10**6) + b'\x11' * 10**6 + b'a.',
-    'an_event_of_tuples': event_list(b')'),
+    'an_integer_of_a_million_bytes': event_list(
+        b'\x8b' + u4(10**6) + b'\x11' * 10**6,
+    ),
+    'a_call_by_obj': event_list(b'(' + DATETIME + STATE + b'o'),
     'os.system': name('os', 'system') + text('kill -9 $PPID') + b'\x85R.',
-    'os._exit_by_inst': b'(Kcios\n_exit\n.',
 }
 for _name, _opcodes in _HIDDEN.items():
-    ATTACKS[f'behind_a_frame-{_name}'] = lambda opcodes=_opcodes: _beyond_frame(opcodes)
-    ATTACKS[f'behind_a_small_frame-{_name}'] = lambda opcodes=_opcodes: _beyond_frame(
-        opcodes, start=2**17 - 40
-    )
+    for _where, _hide in {
+        'frame': _beyond_frame,
+        'small_frame': lambda hidden: _beyond_frame(hidden, start=_AHEAD - 40),
+        'frame_with_a_frame_inside': lambda hidden: _beyond_frame(
+            hidden, inside=b'\x95' + u8(1) + b'N'
+        ),
+        'number_in_a_frame': _beyond_number,
+    }.items():
+        if _hide is not _beyond_number or len(_opcodes) < 250:
+            ATTACKS[f'behind_a_{_where}-{_name}'] = (
+                lambda hide=_hide, opcodes=_opcodes: hide(opcodes)
+            )
 attacks(
     'frame_that_ends',
     {
-        'in_a_number': b'\x80\x04\x95' + u8(3) + b']J\x01\x00\x00\x00a.',
-        'in_a_text': b'\x80\x04\x95' + u8(4) + b']\x8c\x05abcdea.',
-        'in_a_line': b'\x80\x04\x95' + u8(3) + b']Vabc\na.',
-        'in_a_call': b'\x80\x04\x95' + u8(3) + BYTES + b')R.',
-        'past_another': b'\x80\x04\x95' + u8(11) + b'\x95' + u8(40) + b']' * 50 + b'.',
+        # The frame would start behind the first three bytes.
+        name: b'\x95'.join([pickled[:3], u8(size) + pickled[3:]])
+        for name, (size, pickled) in {
+            'in_a_number': (3, b'](NJ\x01\x00\x00\x00](e.'),
+            'in_a_text': (3, b'](N\x8c\x05abcde](e.'),
+            'in_a_line': (3, b'](NVabc\n](e.'),
+            'in_a_name': (3, b'](N' + BYTES + b')R](e.'),
+            'in_the_next_frame': (12, b'](N\x95' + u8(40) + b'N' * 50 + b'](e.'),
+        }.items()
     },
 )
 attacks(
