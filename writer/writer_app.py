@@ -221,11 +221,13 @@ class Sweeper:
         """
         # Leave out what the file holds already, or what comes twice in here.
         known = self._archive.digests(key.station, key.day)
+        digests = [event_digest(event) for _, event in entries]
         new: dict[bytes, tuple[str, Event]] = {}
-        for name, event in entries:
-            digest = event_digest(event)
-            if digest not in known:
-                new.setdefault(digest, (name, event))
+        for digest, is_new, entry in zip(
+            digests, known.lacks(digests), entries, strict=True
+        ):
+            if is_new:
+                new.setdefault(digest, entry)
         sources = [name for name, _ in new.values()]
         conversion = rows_and_blobs([event for _, event in new.values()])
         self._log_unknown_codes(key.station, conversion.unknown_codes)

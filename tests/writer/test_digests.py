@@ -112,6 +112,8 @@ def test_index_holds_what_a_set_would(stored, added, asked):
     assert len(index) == len(stored | added)
     for digest in stored | added | asked:
         assert (digest in index) == (digest in stored | added)
+    everything = sorted(stored | added | asked)
+    assert index.lacks(everything) == [d not in stored | added for d in everything]
 
 
 @pytest.mark.parametrize('at_once', [1, 10_000], ids=['one by one', 'at once'])
