@@ -1,12 +1,13 @@
 # make run    serve on this machine: uWSGI and the writer, data under ./var
 # make test   everything CI runs: lint, format, types, tests
+# make chaos  break everything around the datastore, for some minutes
 
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8080
 DATA ?= var
 
-.PHONY: run test clean
+.PHONY: run test chaos clean
 
 run: $(VENV)/run.stamp
 	@exec $(VENV)/bin/datastore serve --port $(PORT) --data $(DATA)
@@ -16,6 +17,9 @@ test: $(VENV)/test.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q
+
+chaos: $(VENV)/test.stamp
+	$(VENV)/bin/python -m chaos
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

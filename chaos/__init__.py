@@ -1,0 +1,1 @@
+"""Breaks everything around the datastore and looks whether an event is missing."""
