@@ -38,6 +38,8 @@ def failures(row: Row, run: Run) -> list[str]:
         lines += ['', f'{row.fault.name}, trial {outcome.trial}:']
         for text in outcome.findings.lines(_SHOWN):
             lines += [f'    {part}' for part in text.splitlines()]
+        if outcome.debris is None:
+            continue
         lines += [
             f'    all that is left of it: {outcome.debris}',
             f'    again: python -m chaos --{"long" if run.long else "short"} '

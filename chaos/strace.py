@@ -116,9 +116,13 @@ def attached(
     try:
 
         def is_attached() -> bool:
-            if strace.status is not None:
+            ended = strace.status is not None
+            # It ends with the programs, which may be killed at once.
+            if strace.said().count('attached') >= len(pids):
+                return True
+            if ended:
                 raise Stuck(f'strace does not attach:\n{strace.said()}')
-            return strace.said().count('attached') >= len(pids)
+            return False
 
         run.wait_for(is_attached, 'strace attaches')
         yield strace

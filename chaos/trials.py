@@ -79,10 +79,12 @@ def run_faults(
         begun: list[tuple[Row, list[Future[Outcome]]]] = []
         for fault in faults:
             row = Row(fault, fault.cannot_run())
-            futures = []
-            for trial in [] if row.not_run else fault.trials(run):
-                if only_trial in (None, trial.name):
-                    futures.append(pool.submit(_run_trial, run, readers, fault, trial))
+            trials = [] if row.not_run else _trials(run, row)
+            futures = [
+                pool.submit(_run_trial, run, readers, fault, trial)
+                for trial in trials
+                if only_trial in (None, trial.name)
+            ]
             begun.append((row, futures))
         for row, futures in begun:
             for number, future in enumerate(futures):
@@ -93,6 +95,19 @@ def run_faults(
         run.cancel()
         pool.shutdown(cancel_futures=True)
         readers.close()
+
+
+def _trials(run: Run, row: Row) -> list[Trial]:
+    """Return a fault's trials; none, and trouble, if they cannot be prepared."""
+    try:
+        return list(row.fault.trials(run))
+    except Cancelled:
+        raise
+    except Exception:
+        # Nothing narrower: what fails without any fault is trouble all the more.
+        findings = Findings(trouble=[traceback.format_exc()])
+        row.outcomes.append(Outcome('preparation', findings, Counter(), 0, None))
+        return []
 
 
 def _run_trial(run: Run, readers: Readers, fault: Fault, trial: Trial) -> Outcome:
