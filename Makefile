@@ -1,5 +1,6 @@
 # make run    serve on this machine: uWSGI and the writer, data under ./var
 # make test   everything CI runs: lint, format, types, tests
+# make bench  measure speed and memory, for a minute or two
 # make chaos  break everything around the datastore, for some minutes
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 PORT ?= 8080
 DATA ?= var
 
-.PHONY: run test chaos clean
+.PHONY: run test bench chaos clean
 
 run: $(VENV)/run.stamp
 	@exec $(VENV)/bin/datastore serve --port $(PORT) --data $(DATA)
@@ -17,6 +18,9 @@ test: $(VENV)/test.stamp
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q
+
+bench: $(VENV)/test.stamp
+	@$(VENV)/bin/python -m bench
 
 chaos: $(VENV)/test.stamp
 	$(VENV)/bin/python -m chaos

@@ -1,0 +1,124 @@
+"""How many uploads a second uWSGI takes, beside a callable that only reads them."""
+
+import re
+import statistics
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.load import Load, send
+from bench.uploads import CLUSTER, PASSWORD, STATION
+
+ROUNDS = 3
+
+_BARE = """\
+def application(environ, start_response):
+    environ['wsgi.input'].read(int(environ['CONTENT_LENGTH']))
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    return [b'100']
+"""
+_OURS = """\
+import functools
+from wsgi import wsgi_app
+application = functools.partial(wsgi_app.application, configfile={!r})
+"""
+
+
+class Measured(NamedTuple):
+    """Medians over the rounds; `peak` is a worker's resident memory, in MB."""
+
+    ours: Load
+    bare: Load
+    peak: float
+
+
+def configure(directory: Path) -> Path:
+    """Write a configuration for the uploads of the benchmark and return it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stations = directory / 'station_list.csv'
+    stations.write_text(f'{STATION}, {CLUSTER}, {PASSWORD}\n')
+    path = directory / 'config.ini'
+    path.write_text(
+        f'[General]\nlog = {directory}/log\nstation_list = {stations}\n'
+        f'data_dir = {directory}/data\nmin_free_space = off\n'
+        '[Suspicion]\nearliest = 2016-01-01\n'
+    )
+    return path
+
+
+def measure(directory: Path, rounds: list[list[bytes]]) -> Measured:
+    """Send each list of bodies to both callables, in turn, and compare.
+
+    Raises RuntimeError if an upload is not answered 100, or not in the spool.
+    """
+    configfile = configure(directory)
+    ours = _Server(directory / 'ours', _OURS.format(str(configfile)))
+    bare = _Server(directory / 'bare', _BARE)
+    loads: dict[str, list[Load]] = {'ours': [], 'bare': []}
+    try:
+        for bodies in rounds:
+            loads['bare'].append(send(bare.port, bodies))
+            loads['ours'].append(send(ours.port, bodies))
+        peak = ours.peak()
+    finally:
+        ours.stop()
+        bare.stop()
+    refused = sum(load.refused for load in loads['ours'])
+    spooled = len(list((directory / 'data' / 'incoming').iterdir()))
+    sent = sum(map(len, rounds))
+    if refused or spooled != sent:
+        raise RuntimeError(f'of {sent} uploads {refused} refused, {spooled} spooled')
+    return Measured(_median(loads['ours']), _median(loads['bare']), peak)
+
+
+def _median(loads: list[Load]) -> Load:
+    return Load(*(statistics.median(values) for values in zip(*loads, strict=True)))
+
+
+class _Server:
+    """uWSGI with two processes on a port of its own choice."""
+
+    def __init__(self, directory: Path, application: str) -> None:
+        directory.mkdir(parents=True)
+        script = directory / 'application.py'
+        script.write_text(application)
+        self._log = directory / 'uwsgi.log'
+        command = [
+            f'{sysconfig.get_path("scripts")}/uwsgi',
+            '--http-socket=127.0.0.1:0',
+            f'--wsgi-file={script}',
+            '--master',
+            '--processes=2',
+            '--need-app',
+            '--die-on-term',
+            '--disable-logging',
+        ]
+        with self._log.open('wb') as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT
+            )
+        while 'spawned uWSGI worker 2' not in self._log.read_text():
+            if self._process.poll() is not None:
+                raise RuntimeError(f'uWSGI did not start: {self._log.read_text()}')
+            time.sleep(0.02)
+        match = re.search(r'TCP address 127\.0\.0\.1:(\d+)', self._log.read_text())
+        assert match
+        self.port = int(match[1])
+
+    def peak(self) -> float:
+        """Return the most memory that a worker had resident, in MB."""
+        said = self._log.read_text()
+        workers = re.findall(r'spawned uWSGI worker \d+ \(pid: (\d+)', said)
+        peaks = []
+        for worker in workers:
+            status = Path(f'/proc/{worker}/status').read_text()
+            match = re.search(r'VmHWM:\s+(\d+) kB', status)
+            assert match
+            peaks.append(int(match[1]) / 1024)
+        return max(peaks)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
