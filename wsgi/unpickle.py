@@ -35,8 +35,6 @@ from wsgi.rcodes import NotAnEventList
 MAX_OPCODES = 400_000
 # List, event, datalist, entry, value, and one level for what should not be.
 MAX_DEPTH = 6
-# Objects for each opcode, where shared ones are counted each time.
-MAX_UNFOLDING = 4
 # Bytes of the longest text, times opcodes: a key of a dict is compared with an
 # equal one byte for byte, as often as there are opcodes.
 MAX_COMPARED = 2 * 10**9
@@ -61,7 +59,7 @@ def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
         # What is raised may quote what was sent, all of it.
         reason = ascii(str(error)[:200])
         raise NotAnEventList(f'the data cannot be unpickled: {reason}') from error
-    if _admit(loaded, MAX_UNFOLDING * opcodes):
+    if _admit(loaded, opcodes):
         loaded = decode_object(loaded)
     if type(loaded) is not list or not set(map(type, loaded)) <= {dict}:
         raise NotAnEventList('the data is not a list of events')
@@ -382,7 +380,7 @@ def _admit(loaded: object, max_nodes: int) -> bool:
         # Counted before it is built: ten bytes may refer to millions.
         nodes += sum(map(len, lists)) + sum(map(len, dicts))
         if nodes > max_nodes:
-            raise NotAnEventList('the data unfolds to more objects than it has')
+            raise NotAnEventList('the data unfolds to more objects than it builds')
         keys = set(map(type, chain.from_iterable(dicts)))
         if not keys <= {str, bytes}:
             raise NotAnEventList('the data holds a dict whose keys are not text')
