@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print('interrupted', file=sys.stderr)
         return INTERRUPTED
     finally:
-        run.janitor.close()
+        run.close()
         shutil.rmtree(directory / 'commits', ignore_errors=True)
         with contextlib.suppress(OSError):
             directory.rmdir()  # unless a failed trial is kept in it

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from chaos.bench import Bench
 from chaos.events import Key, describe, row_key, upload_key
-from chaos.readers import Readers, Unreadable
+from chaos.readers import Unreadable
 from datastore.suspicious import Suspicious
 
 
@@ -37,19 +37,14 @@ class Findings:
         return lines
 
 
-def day_files(data_dir: Path) -> list[Path]:
-    """Return the stations' files of all days."""
-    return sorted(data_dir.glob('[0-9]*/[0-9]*/*_*_*/station_*.h5'))
-
-
-def audit(bench: Bench, readers: Readers) -> Findings:
+def audit(bench: Bench) -> Findings:
     """Return what is wrong on a bench with nothing running."""
     found = Findings(
         len(bench.ledger.acknowledged),
         unreadable=list(bench.unreadable),
         trouble=list(bench.trouble),
     )
-    archived = _archived(bench.data_dir, readers, found)
+    archived = _archived(bench, found)
     kept_aside = _kept_aside(bench.data_dir, found)
     rows = set()
     for key, event in bench.ledger.sent.items():
@@ -73,17 +68,17 @@ def audit(bench: Bench, readers: Readers) -> Findings:
     return found
 
 
-def _archived(data_dir: Path, readers: Readers, found: Findings) -> Counter[Key]:
+def _archived(bench: Bench, found: Findings) -> Counter[Key]:
     """Return how often each row is in the archive."""
     archived: Counter[Key] = Counter()
-    for path in day_files(data_dir):
-        for name, reader in vars(readers).items():
+    for path in bench.day_files():
+        for name, reader in bench.run.readers.all.items():
             try:
                 content = reader.read(path)
             except Unreadable as error:
                 found.unreadable.append(f'{path}, by {name}: {error}')
             else:
-                if name == 'pytables':
+                if name == 'PyTables':
                     archived.update(content)
     return archived
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from chaos.child import Child, children_of
 from chaos.events import CLUSTER, PASSWORD, STATIONS
 from chaos.ledger import Ledger
+from chaos.readers import Unreadable
 from chaos.run import PROJECT, Run, Stuck
 from datastore.config import Config
 
@@ -232,6 +233,19 @@ class Bench:
             is_empty, 'the writer empties the spool; see the log', seconds
         )
         self.stop_writer()
+
+    def day_files(self) -> list[Path]:
+        """Return the stations' files of all days."""
+        return sorted(self.data_dir.glob('[0-9]*/[0-9]*/*_*_*/station_*.h5'))
+
+    def look_at_files(self, when: str) -> None:
+        """Note which day files cannot be read now that nothing runs."""
+        for path in self.day_files():
+            for name, reader in self.run.readers.all.items():
+                try:
+                    reader.read(path)
+                except Unreadable as error:
+                    self.unreadable.append(f'{path}, by {name}, {when}: {error}')
 
     def journals(self) -> list[Path]:
         """Return the journals beside day files."""

@@ -1,10 +1,12 @@
 """Disks that fill up, and disks whose power is cut.  Both take root to mount."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
 import os
+import random
 import shutil
 import struct
 import subprocess
@@ -22,6 +24,17 @@ FS_IOC_SHUTDOWN = 0x8004587D
 # What happens to what is not on the disk yet when the power is cut.
 LOG_FLUSHED = 1  # the file system's journal is written, files' contents are not
 NOTHING_FLUSHED = 2
+
+# sync_file_range(2), which the standard library does not have: it writes pages
+# that have a place on the disk, and nothing of the file system's own.
+_sync_file_range = ctypes.CDLL(None).sync_file_range
+_sync_file_range.argtypes = [
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.c_uint,
+]
+_WRITE_AND_WAIT = 1 | 2 | 4
 
 
 @functools.cache
@@ -111,6 +124,21 @@ class CuttableDisk:
     def cut(self, flag: int = NOTHING_FLUSHED) -> None:
         """Cut the power: from now on nothing reaches the disk, all calls fail."""
         _shut_down(self._path, flag)
+
+    def write_some(self, rng: random.Random) -> None:
+        """Write some of what was not asked for, as the kernel does when it likes.
+
+        Of each file some pages reach the disk, in no order, and others do not.
+        """
+        for path in self._path.rglob('*'):
+            if path.is_file():
+                with path.open('rb') as file:
+                    size = os.fstat(file.fileno()).st_size
+                    for start in range(0, size, PAGE):
+                        if rng.random() < 0.5:
+                            _sync_file_range(
+                                file.fileno(), start, PAGE, _WRITE_AND_WAIT
+                            )
 
     def unmount(self) -> None:
         """Unmount it; programs that use it must be gone."""

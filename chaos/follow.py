@@ -4,7 +4,8 @@
 
 Until SIGTERM; then prints, as JSON, how often a file was read, how often it
 was locked, and what was wrong in each other case.  A file of which rows
-disappear, or whose rows refer to blobs it does not hold, is torn as well.
+disappear, are not numbered, or refer to traces it does not hold, is torn as
+well.
 """
 
 import json
@@ -19,6 +20,8 @@ from typing import Any
 
 PAUSE = 0.03  # s at most between two files: one who never lets go stops the writer
 LOCKED = ('unable to lock file', 'Resource temporarily unavailable')
+
+ZLIB = b'x'  # what every compressed trace starts with
 
 Shape = dict[str, int]  # rows, by the path of the table
 Read = Callable[[str], Shape]
@@ -36,9 +39,8 @@ def with_h5py() -> Read:
                 if isinstance(node, h5py.Dataset):
                     rows = node[()]
                     shape[name] = len(rows)
-                    if rows.dtype.names and 'traces' in rows.dtype.names and len(rows):
-                        blobs = node.parent['blobs'].shape[0]
-                        assert rows['traces'].max() < blobs, 'a trace is missing'
+                    if rows.dtype.names:
+                        _check(rows, node.parent.get('blobs'))
 
             file.visititems(visit)
         return shape
@@ -60,12 +62,24 @@ def with_pytables() -> Read:
             for leaf in file.walk_nodes('/', 'Leaf'):
                 rows = leaf.read()
                 shape[leaf._v_pathname.lstrip('/')] = len(rows)
-                if leaf._v_name == 'events' and len(rows):
-                    blobs = len(leaf._v_parent.blobs)
-                    assert rows['traces'].max() < blobs, 'a trace is missing'
+                if isinstance(leaf, tables.Table):
+                    group = leaf._v_parent
+                    _check(rows, group.blobs if 'blobs' in group else None)
         return shape
 
     return read
+
+
+def _check(rows: Any, blobs: Any) -> None:
+    """Raise AssertionError if rows are not what somebody has written."""
+    if 'event_id' in rows.dtype.names:
+        ids = rows['event_id'].tolist()
+        assert ids == list(range(1, len(ids) + 1)), 'rows are not numbered'
+    if 'traces' in rows.dtype.names:
+        indices = [index for index in rows['traces'].ravel().tolist() if index != -1]
+        traces = blobs[:] if indices else []
+        for index in indices:
+            assert bytes(traces[index][:1]) == ZLIB, 'a trace is missing'
 
 
 def main() -> None:

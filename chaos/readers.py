@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chaos.janitor import Janitor
-from chaos.run import PROJECT
 
+PROJECT = Path(__file__).parents[1]
 TIMEOUT = 60.0  # s; a library that takes longer over a file is caught in it
 
 
@@ -76,13 +76,15 @@ class Reader:
 
 
 class Readers:
-    """The libraries that archives are read with."""
+    """The libraries that archives are read with; `all` of them, by name."""
 
     def __init__(self, janitor: Janitor) -> None:
-        self.pytables = Reader('chaos.read_with_pytables', janitor)
-        self.h5py = Reader('chaos.read_with_h5py', janitor)
+        self.all = {
+            'PyTables': Reader('chaos.read_with_pytables', janitor),
+            'h5py': Reader('chaos.read_with_h5py', janitor),
+        }
 
     def close(self) -> None:
         """End their processes."""
-        self.pytables.close()
-        self.h5py.close()
+        for reader in self.all.values():
+            reader.close()

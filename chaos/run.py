@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chaos.janitor import Janitor
+from chaos.readers import Readers
 
 PROJECT = Path(__file__).parents[1]
 
@@ -31,7 +32,13 @@ class Run:
         self.seed = seed
         self.long = long
         self.janitor = Janitor()
+        self.readers = Readers(self.janitor)
         self._cancelled = threading.Event()
+
+    def close(self) -> None:
+        """End what the trials shared, and have the janitor look for the rest."""
+        self.readers.close()
+        self.janitor.close()
 
     def cancel(self) -> None:
         """Make every wait of every trial raise Cancelled."""

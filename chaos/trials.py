@@ -14,7 +14,6 @@ from pathlib import Path
 from chaos.audit import Findings, audit
 from chaos.bench import Bench
 from chaos.fault import Fault, Trial
-from chaos.readers import Readers
 from chaos.run import Cancelled, Run, Stuck
 
 
@@ -72,7 +71,6 @@ def run_faults(
 
     `progress` is told how far it is.
     """
-    readers = Readers(run.janitor)
     # Half of the time a trial waits: for a disk, or for a moment to strike.
     pool = ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1))
     try:
@@ -81,7 +79,7 @@ def run_faults(
             row = Row(fault, fault.cannot_run())
             trials = [] if row.not_run else _trials(run, row)
             futures = [
-                pool.submit(_run_trial, run, readers, fault, trial)
+                pool.submit(_run_trial, run, fault, trial)
                 for trial in trials
                 if only_trial in (None, trial.name)
             ]
@@ -94,7 +92,6 @@ def run_faults(
     finally:
         run.cancel()
         pool.shutdown(cancel_futures=True)
-        readers.close()
 
 
 def _trials(run: Run, row: Row) -> list[Trial]:
@@ -110,7 +107,7 @@ def _trials(run: Run, row: Row) -> list[Trial]:
         return []
 
 
-def _run_trial(run: Run, readers: Readers, fault: Fault, trial: Trial) -> Outcome:
+def _run_trial(run: Run, fault: Fault, trial: Trial) -> Outcome:
     started = time.monotonic()
     name = re.sub(r'[^\w.+-]', '-', f'{fault.name}-{trial.name}')
     rng = run.random(fault.name, trial.name)
@@ -118,7 +115,7 @@ def _run_trial(run: Run, readers: Readers, fault: Fault, trial: Trial) -> Outcom
     try:
         with bench:
             _break(bench, trial)
-            findings = audit(bench, readers)
+            findings = audit(bench)
             if findings and os.path.ismount(bench.data_dir):
                 shutil.copytree(bench.data_dir, bench.directory / 'data-kept')
     except Cancelled:

@@ -60,6 +60,7 @@ def full_while_committing(commit: Commit, pages: int, bench: Bench) -> None:
     commit.lay_out(bench)
     disk.leave_free(pages)
     bench.sweep_once()
+    bench.look_at_files('while the disk is full')
     if bench.waiting():
         bench.happened['sweeps without room'] += 1
     disk.free_all()

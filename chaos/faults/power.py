@@ -10,6 +10,14 @@ from chaos.fault import Fault, Trial, repeat, sample
 from chaos.load import Load
 from chaos.run import Run
 
+# What reaches the disk of what nobody has asked for, by the end of a trial's name.
+_WRITTEN = {
+    'nothing': (False, NOTHING_FLUSHED),
+    'log': (False, LOG_FLUSHED),
+    'pages': (True, NOTHING_FLUSHED),
+    'log+pages': (True, LOG_FLUSHED),
+}
+
 
 def cut_while_uploading(bench: Bench) -> None:
     """Cut the power under both programs, and start them on what is left."""
@@ -21,7 +29,10 @@ def cut_while_uploading(bench: Bench) -> None:
             bench.start_writer()
         load = load or Load(bench)
         bench.run.pause(bench.rng.uniform(0.2, 1.0))
-        disk.cut(bench.rng.choice((NOTHING_FLUSHED, NOTHING_FLUSHED, LOG_FLUSHED)))
+        some_pages, flag = bench.rng.choice(tuple(_WRITTEN.values()))
+        if some_pages:
+            disk.write_some(bench.rng)
+        disk.cut(flag)
         bench.kill_writer(may_have_ended=True)
         bench.kill_uwsgi()
         bench.happened['cuts'] += 1
@@ -33,8 +44,9 @@ def cut_while_uploading(bench: Bench) -> None:
     bench.drain()
 
 
-def cut_after(commit: Commit, call: str, number: int, flag: int, bench: Bench) -> None:
+def cut_after(commit: Commit, call: str, number: int, kind: str, bench: Bench) -> None:
     """Cut the power when the writer has just made a call."""
+    some_pages, flag = _WRITTEN[kind]
     disk = CuttableDisk(bench)
     commit.lay_out(bench)
     disk.unmount()  # to have it all on the disk
@@ -58,6 +70,8 @@ def cut_after(commit: Commit, call: str, number: int, flag: int, bench: Bench) -
         bench.happened['cuts'] += 1
     else:
         bench.trouble.append('the writer did not stop; there was no such call')
+    if some_pages:
+        disk.write_some(bench.rng)
     disk.cut(flag)
     writer.kill()
     disk.unmount()
@@ -69,9 +83,10 @@ def _commit_trials(run: Run) -> list[Trial]:
     trials = []
     for commit in commits(run).values():
         for call, number in commit.points():
-            for name, flag in (('', NOTHING_FLUSHED), (':log', LOG_FLUSHED)):
-                trial = functools.partial(cut_after, commit, call, number, flag)
-                trials.append(Trial(f'{commit.name}:{call}:{number}{name}', trial))
+            for kind in _WRITTEN:
+                name = f'{commit.name}:{call}:{number}:{kind}'
+                trial = functools.partial(cut_after, commit, call, number, kind)
+                trials.append(Trial(name, trial))
     return sample(run, 'power-cut-at-call', trials, short=9)
 
 
