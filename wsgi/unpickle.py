@@ -33,6 +33,10 @@ from wsgi.rcodes import NotAnEventList
 # The recorded batches of stations need about 170 opcodes an event; a station
 # sends 100 events at a time.  Each opcode builds at most about 100 bytes.
 MAX_OPCODES = 400_000
+# Flagging and keeping events costs more than decoding them.
+MAX_EVENTS = 10_000
+# Bytes of one text; as wide characters it takes four times that.
+MAX_LENGTH = 4 * 2**20
 # List, event, datalist, entry, value, and one level for what should not be.
 MAX_DEPTH = 6
 # Bytes of the longest text, times opcodes: a key of a dict is compared with an
@@ -63,6 +67,8 @@ def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
         loaded = decode_object(loaded)
     if type(loaded) is not list or not set(map(type, loaded)) <= {dict}:
         raise NotAnEventList('the data is not a list of events')
+    if len(loaded) > MAX_EVENTS:
+        raise NotAnEventList(f'the data has over {MAX_EVENTS} events')
     return loaded
 
 
@@ -150,6 +156,8 @@ def _scan(pickled: bytes) -> int:
             else:
                 position = _scan_long(pickled, position, end_of_frame)
                 longest = max(longest, position - argument)
+    if longest > MAX_LENGTH:
+        raise NotAnEventList(f'the data has a text of over {MAX_LENGTH} bytes')
     if longest * opcodes > MAX_COMPARED:
         raise NotAnEventList(f'the data has texts of {longest} bytes among too many')
     return opcodes

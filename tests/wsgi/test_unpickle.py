@@ -645,3 +645,18 @@ def test_what_is_decoded_is_a_copy():
     uploaded = [{'datalist': [b'a']}]
     decode_object(uploaded)
     assert uploaded == [{'datalist': [b'a']}]
+
+
+def test_ten_thousand_events_are_the_most():
+    most = [{}] * 10_000
+    assert load_event_list(pickle.dumps([dict(event) for event in most], 4)) == most
+    with pytest.raises(NotAnEventList, match='over 10000 events'):
+        load_event_list(pickle.dumps([{} for _ in range(10_001)], 4))
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_text_of_four_mebibytes_is_the_longest(protocol):
+    most = [{'header': 'x' * (4 * 2**20 - 100)}]
+    assert load_event_list(pickle.dumps(most, protocol)) == most
+    with pytest.raises(NotAnEventList, match='a text of over 4194304 bytes'):
+        load_event_list(pickle.dumps([{'header': 'x' * (4 * 2**20 + 1)}], protocol))
