@@ -5,20 +5,18 @@ was called wrongly.  Faults of the configuration are one line on stderr.
 """
 
 import argparse
-import json
-import os
-import re
 import sys
 from collections.abc import Callable
-from datetime import date
 
-from tqdm import tqdm
+from datastore.commands import serve, verify
+from datastore.commands.options import CommandError
+from datastore.config import ConfigError
 
-from datastore import serve
-from datastore.config import ConfigError, read_config
-from datastore.spool import Spool
-
-DEFAULT_CONFIG = '/etc/datastore/config.ini'
+# In the order of the help.
+COMMANDS = (
+    serve,
+    verify,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,85 +25,12 @@ def main(argv: list[str] | None = None) -> int:
         prog='datastore', description='Look after a datastore of detector stations.'
     )
     commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    _add_verify(commands)
-    serve.add_command(commands)
+    for command in COMMANDS:
+        command.add_command(commands)
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
-    except (ConfigError, OSError) as error:
+    except (CommandError, ConfigError, OSError) as error:
         print(f'datastore: {error}', file=sys.stderr)
         return 1
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--config',
-        metavar='PATH',
-        default=os.environ.get('DATASTORE_CONFIG', DEFAULT_CONFIG),
-        help=f'the ini file; default: $DATASTORE_CONFIG, then {DEFAULT_CONFIG}',
-    )
-    parser.add_argument(
-        '--json', action='store_true', help='print JSON instead of a table'
-    )
-
-
-def _add_verify(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        'verify',
-        help='check that the files of the archive are whole',
-        description=(
-            'Open the day files, finish what a crash interrupted, and check that '
-            'tables, blobs and digests agree. Exit status 1 if one is at fault.'
-        ),
-    )
-    parser.add_argument(
-        'which',
-        nargs='?',
-        metavar='DATE|STATION',
-        help='only the files of a day (2026-11-21), or of a station (501)',
-    )
-    parser.add_argument('--all', action='store_true', help='every file')
-    _add_config(parser)
-    parser.set_defaults(run=lambda arguments: _verify(parser, arguments))
-
-
-def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    # Here, because h5py takes a while to import and other commands do without.
-    from writer.verify import verify_file
-
-    if (arguments.which is None) != arguments.all:
-        parser.error('name a DATE or a STATION, or give --all')
-    config = read_config(arguments.config)
-    paths = sorted(config.data_dir.glob(_pattern(parser, arguments.which)))
-    finish = Spool(config.data_dir).remove
-    bar = tqdm(paths, unit='file', disable=arguments.json or not sys.stderr.isatty())
-    verdicts = [verify_file(path, finish) for path in bar]
-
-    if arguments.json:
-        rows = [v._asdict() | {'path': str(v.path)} for v in verdicts]
-        print(json.dumps(rows, indent=1))
-    else:
-        for verdict in verdicts:
-            relative = verdict.path.relative_to(config.data_dir)
-            found = '; '.join(verdict.faults) or ('busy' if verdict.busy else 'ok')
-            replayed = ', after replaying its journal' if verdict.replayed else ''
-            counts = f'{verdict.rows:>9,} rows {verdict.blobs:>9,} blobs'
-            print(f'{relative!s:<36} {counts}  {found}{replayed}')
-        faulty = sum(bool(v.faults) for v in verdicts)
-        busy = sum(v.busy for v in verdicts)
-        print(f'{len(verdicts)} files, {faulty} at fault, {busy} busy')
-    return int(any(v.faults or v.busy for v in verdicts))
-
-
-def _pattern(parser: argparse.ArgumentParser, which: str | None) -> str:
-    """Return the glob of the day files that are meant."""
-    if which is None:
-        return '[0-9]*/[0-9]*/*_*_*/station_*.h5'
-    if re.fullmatch('[0-9]{1,10}', which):
-        return f'[0-9]*/[0-9]*/*_*_*/station_{int(which)}.h5'
-    try:
-        day = date.fromisoformat(which)
-    except ValueError:
-        parser.error(f'{which} is neither a date such as 2026-11-21 nor a station')
-    return f'{day.year}/{day.month}/{day.year}_{day.month}_{day.day}/station_*.h5'
