@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from datastore.upload_codes import EVENT_TYPES
 
 EPOCH = datetime(1970, 1, 1)
+_DAY = 86400  # s
 
 # What a station may send as a value.  Text that is not in a str was decoded
 # before it came here.
@@ -66,9 +67,10 @@ def parse_event(uploaded: object) -> Event:
         raise InvalidEvent('the event is not a dict')
     event_type, moment, nanoseconds = _parse_header(uploaded.get('header'))
     codes, values = _parse_datalist(uploaded.get('datalist'))
-    whole_seconds = (moment - EPOCH) // timedelta(seconds=1)
+    since = moment - EPOCH
+    whole_seconds = since.days * _DAY + since.seconds
     return Event(
-        event_type, whole_seconds, moment.microsecond, nanoseconds, codes, values
+        event_type, whole_seconds, since.microseconds, nanoseconds, codes, values
     )
 
 
@@ -104,9 +106,20 @@ def _parse_datalist(datalist: object) -> tuple[tuple[str, ...], tuple[Any, ...]]
     if len(set(codes)) < len(codes):
         twice = next(code for code in codes if codes.count(code) > 1)
         raise InvalidEvent(f'upload code {twice!r:.40} is sent more than once')
+    # All at once; one by one only to name what is wrong.
+    numbers = [value for value in values if type(value) is int]
+    if (
+        not set(map(type, values)) <= VALUE_TYPES
+        or min(numbers, default=0) not in INT64
+        or max(numbers, default=0) not in INT64
+    ):
+        _blame_value(codes, values)
+    return codes, values
+
+
+def _blame_value(codes: tuple[str, ...], values: tuple[Any, ...]) -> None:
     for code, value in zip(codes, values, strict=True):
         if type(value) not in VALUE_TYPES:
             raise InvalidEvent(f'{code!r:.40} is neither a number nor text')
         if type(value) is int and value not in INT64:
             raise InvalidEvent(f'{code!r:.40} is too large for any column')
-    return codes, values

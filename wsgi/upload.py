@@ -98,10 +98,11 @@ def _discard(body: BinaryIO, length: int) -> None:
 
 
 def _parse_form(content: bytes) -> Upload:
-    if content.count(b'&') >= _MAX_FIELDS:
+    pairs = content.split(b'&', _MAX_FIELDS)
+    if len(pairs) > _MAX_FIELDS:
         raise InvalidPost(f'the form has more than {_MAX_FIELDS} fields')
     fields: dict[str, bytes] = {}
-    for pair in content.split(b'&'):
+    for pair in pairs:
         encoded_name, equals, encoded = pair.partition(b'=')
         name = _decode(encoded_name, 'the name of a field').decode('latin-1')
         if name in fields:
@@ -129,6 +130,7 @@ def _decode(encoded: bytes, what: str) -> bytes:
     return unquote_to_bytes(encoded.replace(b'+', b' '))
 
 
+_QUOTED = bytes.maketrans(b'+%', b' =')
 _STRAY_PERCENT = re.compile(rb'%(?![0-9A-Fa-f]{2})')
 
 
@@ -141,5 +143,5 @@ def _decode_data(encoded: bytes) -> bytes:
     escapes nothing they differ, and the checksum shows it.
     """
     # A sign of its own would be read as an escape, and is escaped first.
-    quoted = encoded.replace(b'+', b' ').replace(b'=', b'=3D').replace(b'%', b'=')
+    quoted = encoded.replace(b'=', b'%3D').translate(_QUOTED)
     return binascii.a2b_qp(quoted)
