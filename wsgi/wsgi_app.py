@@ -24,9 +24,10 @@ from datastore.spool import Spool
 from datastore.suspicious import Flagged, Suspicious
 from wsgi import rcodes
 from wsgi.pressure import HeldBack, Pressure
+from wsgi.protocol0 import EventReader
 from wsgi.rcodes import TransactionFailed, UploadError
-from wsgi.stations import StationList, read_station_list
-from wsgi.suspicion import limits, sort_out
+from wsgi.stations import Station, StationList, read_station_list
+from wsgi.suspicion import limits, reasons, sort_out
 from wsgi.unpickle import decode_object, load_event_list
 from wsgi.upload import read_upload, verified_data
 
@@ -47,6 +48,7 @@ class Endpoint(NamedTuple):
     spool: Spool
     suspicious: Suspicious
     pressure: Pressure
+    reader: EventReader
     logger: logging.Logger
 
 
@@ -99,7 +101,9 @@ def store_data(station_id: int, cluster: str, event_list: list[dict[str, Any]]) 
     Good events go to the spool, suspicious ones are set aside with their
     reasons.  Raises TransactionFailed if the disk does not take them.
     """
-    _store(_initialised(), station_id, cluster, event_list)
+    endpoint = _initialised()
+    good, flagged = _sort_out(endpoint, event_list)
+    _store(endpoint, Station(station_id, cluster, ''), good, flagged)
 
 
 def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
@@ -114,8 +118,8 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
         station = endpoint.stations.authenticate(upload.station_id, upload.password)
         endpoint.pressure.check(len(upload.encoded_data))
         pickled = verified_data(upload)
-        event_list = load_event_list(pickled)
-        _store(endpoint, station.number, station.cluster, event_list)
+        good, flagged = _decode(endpoint, pickled)
+        _store(endpoint, station, good, flagged)
     except HeldBack as error:
         if endpoint.pressure.is_worth_logging():
             logger.error('uploads are answered %d: %s', error.rcode, error)
@@ -131,7 +135,7 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
     logger.info(
         '%s: %d events in %d bytes, answered %d after %.1f ms',
         sender,
-        len(event_list),
+        len(good) + len(flagged),
         len(pickled),
         rcodes.OK,
         milliseconds,
@@ -139,27 +143,36 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
     return rcodes.OK
 
 
+def _decode(endpoint: Endpoint, pickled: bytes) -> tuple[list[Event], list[Flagged]]:
+    """Return the good events of an upload, and the flagged ones as they came."""
+    events = endpoint.reader.read(pickled)
+    within = limits(endpoint.config, time.time())
+    if events is not None and not any(reasons(event, within) for event in events):
+        return events, []
+    return sort_out(load_event_list(pickled), within)
+
+
 def _store(
-    endpoint: Endpoint, station: int, cluster: str, event_list: list[dict[str, Any]]
+    endpoint: Endpoint, station: Station, good: list[Event], flagged: list[Flagged]
 ) -> None:
     received = time.time_ns()
-    good, flagged = _sort_out(endpoint, event_list)
+    number, cluster = station.number, station.cluster
     try:
         # The flagged first: a station that has to send the batch again
         # replaces them, where good events would be stored a second time.
         if flagged:
-            name = endpoint.suspicious.put(station, cluster, received, flagged)
+            name = endpoint.suspicious.put(number, cluster, received, flagged)
         if good:
-            batch = Batch(station, cluster, received, tuple(good))
-            endpoint.spool.put(station, encode_batch(batch))
+            batch = Batch(number, cluster, received, tuple(good))
+            endpoint.spool.put(number, encode_batch(batch))
     except OSError as error:
         raise TransactionFailed(f'the disk does not take it: {error}') from error
     if flagged:
         endpoint.logger.warning(
             'station %d: %d of %d events are suspicious, kept in %s; the first: %s',
-            station,
+            number,
             len(flagged),
-            len(event_list),
+            len(good) + len(flagged),
             name,
             '; '.join(flagged[0].reasons),
         )
@@ -198,7 +211,9 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
         suspicious = Suspicious(config.data_dir)
     logger.info('%d stations listed in %s', len(stations), config.station_list)
     pressure = Pressure(config, spool)
-    return Endpoint(config, stations, spool, suspicious, pressure, logger)
+    return Endpoint(
+        config, stations, spool, suspicious, pressure, EventReader(), logger
+    )
 
 
 def _initialised() -> Endpoint:

@@ -1,0 +1,242 @@
+"""What Python 2 stations pickle is read from the text, as unpickling reads it."""
+
+import random
+import re
+from datetime import datetime
+from typing import Any
+
+import pytest
+from support import RECORDINGS
+
+from datastore.event import Event, InvalidEvent, parse_event
+from datastore.python2 import pickled_as_python_2
+from datastore.simulation import Simulation
+from wsgi.protocol0 import EventReader
+from wsgi.rcodes import NotAnEventList
+from wsgi.unpickle import load_event_list
+
+EVENTS = Simulation(datetime(2020, 5, 17, 9, 30), seed=1).take(60)
+
+
+def unpickled(pickled: bytes) -> list[Event] | None:
+    """Return the events as unpickling reads them; None if it refuses or flags any."""
+    try:
+        event_list = load_event_list(pickled)
+        return [parse_event(event) for event in event_list]
+    except (NotAnEventList, InvalidEvent):
+        return None
+
+
+def as_recorded(event: dict[str, Any]) -> dict[str, Any]:
+    return {'datalist': event['datalist'], 'header': event['header']}
+
+
+def with_other_orders(event: dict[str, Any]) -> dict[str, Any]:
+    return {
+        'datalist': [dict(reversed(entry.items())) for entry in event['datalist']],
+        'header': dict(reversed(event['header'].items())),
+    }
+
+
+@pytest.mark.parametrize('arrange', [as_recorded, with_other_orders])
+def test_a_batch_is_read_as_unpickling_reads_it(arrange):
+    pickled = pickled_as_python_2([arrange(event) for event in EVENTS])
+
+    events = EventReader().read(pickled)
+
+    assert events is not None
+    assert events == unpickled(pickled)
+    assert repr(events) == repr(unpickled(pickled))  # types of numbers as well
+
+
+@pytest.mark.recording
+def test_a_recorded_batch_is_read_as_unpickling_reads_it():
+    pickled = (RECORDINGS / 'py2_s510_100events').read_bytes()
+
+    events = EventReader().read(pickled)
+
+    assert events is not None
+    assert repr(events) == repr(unpickled(pickled))
+
+
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    -7,
+    10**17,
+    -(10**17),
+    0.1,
+    -1e300,
+    5e-324,
+    '',
+    'x' * 1000,
+]
+
+
+def test_values_of_every_kind_are_read():
+    entries = [
+        {'data_uploadcode': f'X{number}', 'data': value}
+        for number, value in enumerate(VALUES)
+    ]
+    pickled = pickled_as_python_2([{**as_recorded(EVENTS[0]), 'datalist': entries}])
+
+    events = EventReader().read(pickled)
+
+    assert events is not None
+    assert repr(events[0].values) == repr(tuple(VALUES))
+
+
+@pytest.mark.parametrize(
+    'unusual',
+    [
+        {'data_uploadcode': 'PH1', 'data': 10**18},
+        {'data_uploadcode': 'PH1', 'data': 'a\tb'},
+        {'data_uploadcode': 'PH1', 'data': float('inf')},
+        {'data_uploadcode': 'PH1', 'data': "it's"},
+        {'data_uploadcode': 'PH1', 'data': 'two\nlines'},
+        {'data_uploadcode': 'PH1', 'data': 'back\\slash'},
+        {'data_uploadcode': 'PH1', 'data': 'x' * 1001},
+        {'data_uploadcode': 'PH1', 'data': []},
+        {'data_uploadcode': 'PH1', 'data': 5, 'more': 1},
+        {'data_uploadcode': 'not a code', 'data': 5},
+        {'data_uploadcode': 5, 'data': 5},
+        {'data': 5},
+    ],
+    ids=repr,
+)
+def test_an_unusual_entry_is_left_to_the_unpickler(unusual):
+    event = as_recorded(EVENTS[0])
+    pickled = pickled_as_python_2(
+        [event, {**event, 'datalist': [*event['datalist'][:2], unusual]}]
+    )
+
+    assert EventReader().read(pickled) is None
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'eventtype_uploadcode': 'XYZ'},
+        {'nanoseconds': -1},
+        {'nanoseconds': 0.5},
+        {'datetime': '2020-05-17'},
+        {'date': 'yesterday'},
+        {'extra': 1},
+    ],
+    ids=repr,
+)
+def test_an_unusual_header_is_left_to_the_unpickler(change):
+    event = as_recorded(EVENTS[0])
+    pickled = pickled_as_python_2([{**event, 'header': event['header'] | change}])
+
+    assert EventReader().read(pickled) is None
+
+
+def test_an_upload_code_that_is_sent_twice_is_left_to_the_unpickler():
+    event = as_recorded(EVENTS[0])
+    twice = {**event, 'datalist': event['datalist'][:1] * 2}
+
+    assert EventReader().read(pickled_as_python_2([twice])) is None
+
+
+@pytest.mark.parametrize('minute', [39, 34, 92 // 2, 10, 13])
+def test_times_whose_bytes_are_quotes_or_ends_of_lines_are_read(minute):
+    moment = datetime(2020, 5, 17, 9, minute, 10, 0x22_27_5C % 10**6)
+    event = as_recorded(EVENTS[0])
+    pickled = pickled_as_python_2(
+        [{**event, 'header': event['header'] | {'datetime': moment}}]
+    )
+
+    events = EventReader().read(pickled)
+
+    assert events is not None
+    assert events == unpickled(pickled)
+
+
+def test_a_type_of_another_event_with_these_upload_codes_is_seen():
+    event = as_recorded(EVENTS[0])
+    other = {**event, 'header': event['header'] | {'eventtype_uploadcode': 'ERR'}}
+    pickled = pickled_as_python_2([event, other])
+
+    events = EventReader().read(pickled)
+
+    assert events is not None
+    assert events == unpickled(pickled)
+
+
+def test_more_shapes_than_are_kept_are_read_all_the_same():
+    reader = EventReader()
+    event = as_recorded(EVENTS[0])
+    for number in range(100):
+        entry = {'data_uploadcode': f'X{number}', 'data': number}
+        pickled = pickled_as_python_2([{**event, 'datalist': [entry]}])
+        assert reader.read(pickled) == unpickled(pickled)
+
+
+def test_an_upload_of_ever_new_shapes_is_left_to_the_unpickler():
+    event = as_recorded(EVENTS[0])
+    upload = [
+        {**event, 'datalist': [{'data_uploadcode': f'X{number}', 'data': number}]}
+        for number in range(10)
+    ]
+
+    assert EventReader().read(pickled_as_python_2(upload)) is None
+
+
+def numbered_twice(pickled: bytes) -> bool:
+    numbers = re.findall(rb'p([0-9]+)\n', pickled)
+    return len(set(map(int, numbers))) < len(numbers)
+
+
+def mutant(pickled: bytes, randomly: random.Random) -> bytes:
+    """Return the bytes with a few changes at random places."""
+    changed = bytearray(pickled)
+    for _ in range(randomly.randint(1, 3)):
+        place = randomly.randrange(len(changed))
+        match randomly.randrange(5):
+            case 0:
+                changed[place] = randomly.randrange(256)
+            case 1:
+                del changed[place : place + randomly.choice([1, 2, 20])]
+            case 2:
+                fragments = [
+                    b"'",
+                    b'\n',
+                    b'\\',
+                    b'0',
+                    b'-',
+                    b'e',
+                    b'sa',
+                    b'g5\n',
+                    b'I1\n',
+                ]
+                changed[place:place] = randomly.choice(fragments)
+            case 3:
+                start = randomly.randrange(len(changed))
+                changed[place:place] = changed[start : start + randomly.randrange(60)]
+            case 4:
+                lines = bytes(changed).split(b'\n')
+                line = randomly.randrange(len(lines))
+                lines[line] = randomly.choice(lines)
+                changed = bytearray(b'\n'.join(lines))
+    return bytes(changed)
+
+
+@pytest.mark.filterwarnings('ignore:invalid escape sequence')
+def test_whatever_is_read_of_a_damaged_upload_is_what_unpickling_reads():
+    randomly = random.Random(1)
+    seeds = [
+        pickled_as_python_2([arrange(event) for event in EVENTS[:2]])
+        for arrange in (as_recorded, with_other_orders)
+    ]
+    reader = EventReader()
+    read = 0
+    for _ in range(2000):
+        pickled = mutant(randomly.choice(seeds), randomly)
+        events = reader.read(pickled)
+        if events is not None and not numbered_twice(pickled):
+            read += 1
+            assert repr(events) == repr(unpickled(pickled)), pickled
+    assert read > 100

@@ -1,0 +1,279 @@
+"""Reads at once what Python 2 stations pickle: an event, a regular expression.
+
+Most stations pickle with protocol 0, which is text, and each sends few shapes
+of events: the same upload codes in the same order, with other values.  A shape
+that was seen becomes a regular expression whose groups are the values.  Events
+of known shapes are read with it, which takes a third of the time: no opcode is
+interpreted, and nothing is built that would be taken apart again.  Whatever
+differs by a byte is left to `wsgi.unpickle`, which reads all of this too, and
+alike.
+
+An entry of a datalist looks like this, with a line end for each blank:
+
+    (dp38 g5 S'PH2' p39 sg7 I923 sa
+
+`g5` and `g7` are its keys.  They stood in the event's first entry as texts, and
+were numbered there, with `p5` and `p7`.  Picklers count: no number is given
+twice, and it is not looked for.
+
+Opcodes: CPython, Lib/pickletools.py.
+"""
+
+import codecs
+import math
+import re
+import struct
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from datastore.event import EPOCH, Event
+from datastore.upload_codes import EVENT_TYPES
+
+# Beyond this the bounds of `wsgi.unpickle` decide; 100 events have 140 kB.
+_MAX_SIZE = 2**20
+# A network has some tens of shapes: types of events, times how many detectors.
+# One takes some ms to learn.
+_MAX_SHAPES = 64
+_FEW_SHAPES = 4  # among which the order does not matter
+_MAX_LEARNED = 4  # from one upload
+_MAX_ENTRIES = 100  # of an event; a CFG has some 90
+
+# Possessive: without a memory of where it could go back to, as it never has to.
+# Python 3.10 lacks that, and takes longer.
+_ONCE = '+' if sys.version_info >= (3, 11) else ''
+_NUMBER = rf'[0-9]{{1,6}}{_ONCE}'  # of something that is remembered
+_PUT = rf'p{_NUMBER}\n'
+_DICT = rf'\(d{_PUT}'
+_LIST = rf'\(l{_PUT}'
+_DATALIST = rf"{_DICT}S'datalist'\n{_PUT}{_LIST}"
+
+# Values by opcode.  The integers are what an int64 holds.
+_VALUES = {
+    'N': 'N()',
+    'I0': r'I0([01])\n',  # how booleans are written
+    'I': rf'I(0|-?[1-9][0-9]{{0,17}}{_ONCE})\n',
+    'F': rf'F([-+.0-9a-z]{{1,32}}{_ONCE})\n',
+    # Any character but one is found fastest; `_text` sees to what is in it.
+    'S': rf"S'([^']{{0,1000}}{_ONCE})'\n{_PUT}",
+}
+_HEADER_VALUES = {
+    'date': rf"S'[-0-9]{{0,10}}'\n{_PUT}",
+    'time': rf"S'[:.0-9]{{0,15}}'\n{_PUT}",
+    'nanoseconds': r'I(?P<nanoseconds>0|[1-9][0-9]{0,17})\n',
+    'datetime': (
+        rf'(?:cdatetime\ndatetime\np(?P<defines>{_NUMBER})|g(?P<uses>{_NUMBER}))\n'
+        rf'\(S(?P<state>[^\n]{{12,42}})\n{_PUT}tp{_NUMBER}\nR{_PUT}'
+    ),
+}
+_STATE = struct.Struct('>HBBBBBBH')  # of a datetime
+
+_Converter = Callable[[str], int | float | str | None]
+
+_match_list = re.compile(_LIST).match
+
+
+class _UnusualError(Exception):
+    """Not what stations send; `wsgi.unpickle` is to say what it is."""
+
+
+class _Shape(NamedTuple):
+    """What the events look like that have these upload codes.
+
+    `groups` are the numbers, in `match`, of the groups with a value for each
+    code; then of datetime.datetime's number, where it gets it or has it, of
+    the event's datetime, and of its nanoseconds.
+    """
+
+    match: Callable[[str, int], re.Match[str] | None]
+    groups: tuple[int, ...]
+    event_type: str
+    codes: tuple[str, ...]
+    converters: tuple[_Converter, ...]
+
+
+class EventReader:
+    """Reads event lists in shapes that it learns from them."""
+
+    def __init__(self) -> None:
+        # The one used last in front.  Replaced as a whole: threads share it.
+        self._shapes: tuple[_Shape, ...] = ()
+
+    def read(self, pickled: bytes) -> list[Event] | None:
+        """Return the events that a Python 2 station pickled.
+
+        None if these bytes are anything but well-formed events of the usual
+        structure; they may be a good event list all the same.
+        """
+        if not pickled.startswith(b'(l') or len(pickled) > _MAX_SIZE:
+            return None
+        try:
+            return self._events(pickled.decode('latin-1'))
+        except (_UnusualError, ValueError, struct.error):
+            return None
+
+    def _events(self, text: str) -> list[Event]:
+        start = _match_list(text)
+        if start is None:
+            raise _UnusualError
+        position, end = start.end(), len(text) - 1
+        learned = 0
+        datetime_number = None
+        events = []
+        while position < end:
+            found = self._known(text, position)
+            if found is None:
+                learned += 1
+                if learned > _MAX_LEARNED:
+                    raise _UnusualError
+                found = self._learned(text, position)
+            shape, match = found
+            *values, defines, uses, state, nanoseconds = match.group(*shape.groups)
+            if defines is not None:
+                datetime_number = defines
+            elif uses != datetime_number:
+                raise _UnusualError
+            events.append(
+                Event(
+                    shape.event_type,
+                    *_timestamp(state),
+                    int(nanoseconds),
+                    shape.codes,
+                    tuple([c(value) for c, value in zip(shape.converters, values)]),
+                )
+            )
+            position = match.end()
+        if text[position:] != '.':
+            raise _UnusualError
+        return events
+
+    def _known(self, text: str, position: int) -> tuple[_Shape, re.Match[str]] | None:
+        for place, shape in enumerate(self._shapes):
+            match = shape.match(text, position)
+            if match is not None:
+                if place > _FEW_SHAPES:
+                    others = [other for other in self._shapes if other is not shape]
+                    self._shapes = (shape, *others)
+                return shape, match
+        return None
+
+    def _learned(self, text: str, position: int) -> tuple[_Shape, re.Match[str]]:
+        shape = _learn(text, position)
+        match = shape.match(text, position)
+        if match is None:
+            raise _UnusualError
+        self._shapes = (shape, *self._shapes[: _MAX_SHAPES - 1])
+        return shape, match
+
+
+def _timestamp(quoted: str) -> tuple[int, int]:
+    """Return the s since the epoch, and the microseconds, of a datetime's state."""
+    if quoted[0] not in '\'"' or quoted[-1] != quoted[0]:
+        raise _UnusualError
+    state, _ = codecs.escape_decode(quoted[1:-1].encode('ascii'))
+    year, month, day, hour, minute, second, high, low = _STATE.unpack(state)
+    since = datetime(year, month, day, hour, minute, second, high << 16 | low) - EPOCH
+    return since.days * 86400 + since.seconds, since.microseconds
+
+
+def _text(value: str) -> str:
+    if '\\' in value or '\n' in value:
+        raise _UnusualError  # an escape, or not one line
+    return value
+
+
+def _finite(value: str) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise _UnusualError  # or a number that is beyond any float
+    return number
+
+
+_CONVERTERS: dict[str, _Converter] = {
+    'N': lambda _: None,
+    'I0': lambda digit: digit == '1',
+    'I': int,
+    'F': _finite,
+    'S': _text,
+}
+
+# What to learn from, told roughly: the shape that comes of it is the judge.
+_CODE = r"S'(?P<code>[A-Za-z0-9_]{1,40})'\np[0-9]+\ns?"
+_VALUE = r'(?:N|(?P<kind>I0(?=[01]\n)|[IFS])[^\n]*\n(?:p[0-9]+\n)?)s?'
+_KEY = r"(?:g|S'[a-z_]+'\np)[0-9]+\n"
+_find_datalist = re.compile(
+    rf"{_DATALIST}(?P<entries>{_DICT}S'(?P<key>data|data_uploadcode)'\n)"
+).match
+_ENTRIES = {
+    'data_uploadcode': re.compile(rf'{_DICT}{_KEY}{_CODE}{_KEY}{_VALUE}a'),
+    'data': re.compile(rf'{_DICT}{_KEY}{_VALUE}{_KEY}{_CODE}a'),
+}
+_find_header_keys = re.compile(
+    rf"S'({'|'.join(_HEADER_VALUES)}|eventtype_uploadcode)'\np"
+).findall
+_find_type = re.compile(r"S'eventtype_uploadcode'\np[0-9]+\nS'([A-Z]{1,5})'").search
+
+
+def _learn(text: str, position: int) -> _Shape:
+    """Return the shape of the event at `position`.
+
+    Raises _UnusualError if it has none that events of ours can have.
+    """
+    datalist = _find_datalist(text, position)
+    if datalist is None:
+        raise _UnusualError
+    # Dicts of Python 2 have an order of their own: which key comes first differs
+    # between stations, not between entries.
+    first = datalist['key']
+    entries = []
+    position = datalist.start('entries')
+    while match := _ENTRIES[first].match(text, position):
+        entries.append((match['code'], match['kind'] or 'N'))
+        position = match.end()
+        if len(entries) > _MAX_ENTRIES:
+            raise _UnusualError
+    header = text[position : text.find('\nssa', position)]
+    header_keys = _find_header_keys(header)
+    event_type = _find_type(header)
+    codes = tuple([code for code, _ in entries])
+    if (
+        event_type is None
+        or event_type[1] not in EVENT_TYPES
+        or len(set(codes)) < len(codes)
+        or len(set(header_keys)) < len(header_keys)
+        or not {'nanoseconds', 'datetime'} <= set(header_keys)
+    ):
+        raise _UnusualError
+
+    pattern = _DATALIST
+    for number, (code, kind) in enumerate(entries):
+        pattern += _entry(first, code, kind, is_first=number == 0)
+    pattern += rf"sS'header'\n{_PUT}{_DICT}"
+    header_values = _HEADER_VALUES | {
+        'eventtype_uploadcode': rf"S'{event_type[1]}'\n{_PUT}"
+    }
+    for key in header_keys:
+        pattern += rf"S'{key}'\n{_PUT}{header_values[key]}s"
+    compiled = re.compile(pattern + 'sa')
+    named = compiled.groupindex
+    values = [n + 1 for n in range(compiled.groups) if n + 1 not in named.values()]
+    names = ('defines', 'uses', 'state', 'nanoseconds')
+    return _Shape(
+        compiled.match,
+        (*values, *(named[name] for name in names)),
+        event_type[1],
+        codes,
+        tuple([_CONVERTERS[kind] for _, kind in entries]),
+    )
+
+
+def _entry(first_key: str, code: str, kind: str, is_first: bool) -> str:
+    """Return what matches an entry with this code, and this kind of value."""
+    fields = {'data_uploadcode': rf"S'{code}'\n{_PUT}", 'data': _VALUES[kind]}
+    keys = [first_key, *(key for key in fields if key != first_key)]
+    pattern = _DICT
+    for key, name in zip(keys, ('first', 'second'), strict=True):
+        number = rf"S'{key}'\np(?P<{name}>{_NUMBER})" if is_first else f'g(?P={name})'
+        pattern += rf'{number}\n{fields[key]}s'
+    return pattern + 'a'
