@@ -3,6 +3,9 @@
 Both programs read the same file, once, at start.  Whatever is wrong with it
 is a `ConfigError` whose text is one line for the operator, naming the file
 and the section, key or line.
+
+In a value `${NAME}` stands for the environment variable NAME, and `$${` for
+`${` itself; every other `$` stands for itself.
 """
 
 import configparser
@@ -16,7 +19,9 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ('General', 'Writer', 'Suspicion')
+SECTIONS = ('General', 'Writer', 'Suspicion', 'Status')
+
+_VARIABLE = re.compile(r'(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}')
 
 
 class ConfigError(Exception):
@@ -37,6 +42,18 @@ def _loglevel(text: str, directory: Path) -> int:
     if not isinstance(level, int) or level == logging.NOTSET:
         raise ValueError('is not debug, info, warning, error or critical')
     return level
+
+
+def _log_format(text: str, directory: Path) -> str:
+    if text not in ('text', 'json'):
+        raise ValueError('is not text or json')
+    return text
+
+
+def _yes_or_no(text: str, directory: Path) -> bool:
+    if text.lower() not in ('yes', 'no'):
+        raise ValueError('is not yes or no')
+    return text.lower() == 'yes'
 
 
 _BYTES = {'': 1, 'B': 1, 'KiB': 2**10, 'MiB': 2**20, 'GiB': 2**30, 'TiB': 2**40}
@@ -112,6 +129,8 @@ class Config:
     log: str = _key('General', _log)
     # The least severe messages to log: debug, info, warning, error, critical.
     loglevel: int = _key('General', _loglevel, logging.INFO)
+    # A line of the log is text, for people, or a JSON object, for programs.
+    log_format: str = _key('General', _log_format, 'text')
     # CSV file with each station's number, cluster and password.
     station_list: Path = _key('General', _path)
     # Where the spool and the archive live; one file system.
@@ -133,6 +152,9 @@ class Config:
     # Events further ahead of this machine's clock are suspicious; seconds, or
     # with a unit (`1 day`).
     future_tolerance: timedelta = _key('Suspicion', _tolerance, timedelta(days=1))
+
+    # Whether /metrics counts the uploads and events of each station, too.
+    per_station_metrics: bool = _key('Status', _yes_or_no, False)
 
 
 _KEYS = {
@@ -175,8 +197,11 @@ def read_config(path: str | os.PathLike[str]) -> Config:
                     raise ValueError('goes on on the next line, which is indented')
                 if '\0' in text:
                     raise ValueError('holds a NUL')
-                values[name] = parse(text, path.parent)
-            # Numbers may be beyond any float, and ~user be nobody.
+                values[name] = parse(_expanded(text), path.parent)
+            except _NotSet as error:
+                raise ConfigError(f'{path}: {name} in [{section}]: {error}') from error
+            # The text is quoted as it stands in the file: a variable may hold a
+            # secret.  Numbers may be beyond any float, and ~user be nobody.
             except (ValueError, OverflowError, RuntimeError) as error:
                 raise ConfigError(
                     f'{path}: {name} in [{section}]: {text!r} {error}'
@@ -185,6 +210,26 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         if name not in values and key.default is MISSING:
             raise ConfigError(f'{path}: key {name} is missing in [{section}]')
     return Config(path=path, **values)
+
+
+class _NotSet(Exception):
+    """An environment variable that a value names is not set."""
+
+
+def _expanded(text: str) -> str:
+    """Return a value with the environment variables it names."""
+
+    def value(match: re.Match[str]) -> str:
+        escape, name = match.groups()
+        if escape:
+            return f'${{{name}}}'
+        if name not in os.environ:
+            raise _NotSet(f'environment variable {name} is not set')
+        if not os.environ[name] or '\n' in os.environ[name]:
+            raise _NotSet(f'environment variable {name} is empty, or has line breaks')
+        return os.environ[name]
+
+    return _VARIABLE.sub(value, text)
 
 
 @contextlib.contextmanager

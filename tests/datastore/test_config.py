@@ -61,6 +61,7 @@ def test_log_station_list_and_data_dir_are_all_that_is_needed(read, ini, tmp_pat
         path=ini,
         log=str(tmp_path / 'log/hisparc'),
         loglevel=logging.INFO,
+        log_format='text',
         station_list=tmp_path / 'station_list.csv',
         data_dir=tmp_path / 'data',
         max_upload=16 * 1024 * 1024,
@@ -69,6 +70,7 @@ def test_log_station_list_and_data_dir_are_all_that_is_needed(read, ini, tmp_pat
         sleep=60.0,
         earliest=date(2020, 1, 1),
         future_tolerance=timedelta(days=1),
+        per_station_metrics=False,
     )
 
 
@@ -77,6 +79,7 @@ def test_every_key_is_read_from_its_section(read):
         GENERAL
         + """
 loglevel = warning
+log_format = json
 max_upload = 1234
 min_free_space = 5 GiB
 max_spool_size = 7
@@ -87,16 +90,21 @@ sleep = 2.5
 [Suspicion]
 earliest = 2016-02-29
 future_tolerance = 90
+
+[Status]
+per_station_metrics = yes
 """
     )
 
     assert config.loglevel == logging.WARNING
+    assert config.log_format == 'json'
     assert config.max_upload == 1234
     assert config.min_free_space == 5 * 2**30
     assert config.max_spool_size == 7
     assert config.sleep == 2.5
     assert config.earliest == date(2016, 2, 29)
     assert config.future_tolerance == timedelta(seconds=90)
+    assert config.per_station_metrics is True
 
 
 def test_configuration_does_not_change(read):
@@ -142,9 +150,59 @@ def test_dash_as_log_is_not_a_path(read):
     assert read(replaced('log', '-')).log == '-'
 
 
-@pytest.mark.parametrize('text', ['100%', '%d', '%(log)s', '%%', '${log}'])
+@pytest.mark.parametrize(
+    'text', ['100%', '%d', '%(log)s', '%%', '$', '$$', '$HOME', '${}', '${a-b}', '${a']
+)
 def test_percent_and_dollar_signs_stand_for_themselves(read, tmp_path, text):
     assert read(replaced('data_dir', text)).data_dir == tmp_path / text
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('${DISK}/data', '/srv/1/data'),
+        ('/mnt${DISK}${DISK}', '/mnt/srv/1/srv/1'),
+        ('/$${DISK}', '/${DISK}'),
+        ('/$$${DISK}', '/$${DISK}'),
+        ('/100%${DISK}', '/100%/srv/1'),
+    ],
+)
+def test_name_in_braces_is_an_environment_variable(read, monkeypatch, text, value):
+    monkeypatch.setenv('DISK', '/srv/1')
+
+    assert read(replaced('data_dir', text)).data_dir == Path(value)
+
+
+def test_what_an_environment_variable_holds_is_not_expanded_again(read, monkeypatch):
+    monkeypatch.setenv('DISK', '/${HOME}')
+
+    assert read(replaced('data_dir', '${DISK}')).data_dir == Path('/${HOME}')
+
+
+def test_variable_that_is_not_set_is_named_with_its_key(complaint, ini, monkeypatch):
+    monkeypatch.delenv('DISK', raising=False)
+
+    assert complaint(replaced('data_dir', '/mnt/${DISK}')) == (
+        f'{ini}: data_dir in [General]: environment variable DISK is not set'
+    )
+
+
+@pytest.mark.parametrize('held', ['', 'a\nb'], ids=['empty', 'two lines'])
+def test_variable_that_no_key_could_hold_is_named(complaint, monkeypatch, held):
+    monkeypatch.setenv('DISK', held)
+
+    assert 'environment variable DISK is empty, or' in complaint(
+        replaced('data_dir', '/mnt/${DISK}')
+    )
+
+
+def test_value_of_a_variable_is_not_quoted(complaint, monkeypatch):
+    monkeypatch.setenv('SLEEP', 'a secret')
+
+    said = complaint(GENERAL + '[Writer]\nsleep = ${SLEEP}\n')
+
+    assert "sleep in [Writer]: '${SLEEP}' is not" in said
+    assert 'a secret' not in said
 
 
 def test_file_is_utf_8(read, tmp_path):
@@ -262,12 +320,14 @@ def test_mistake_of_form_is_named_in_one_line(complaint, ini, text, named):
 
 MISTAKEN_VALUES = {
     ('General', 'loglevel'): 'loud|10|notset|Level 10|',
+    ('General', 'log_format'): 'xml|JSON|',
     ('General', 'max_upload'): '0|0.5|-1|+1|1e6|16 MB|16 mib|1 GiBs|1 2|MiB|off|',
     ('General', 'min_free_space'): '0|none|10 %|',
     ('General', 'max_spool_size'): '0|none|-1|',
     ('Writer', 'sleep'): '0|0.0 s|-1|nan|inf|1,5|1 week|1 ms|1 Min|ten|',
     ('Suspicion', 'earliest'): '2020|2020-1-1|2020-02-30|01-01-2020|2020-01-01T00:00|',
     ('Suspicion', 'future_tolerance'): '0|-1 day|1 fortnight|99999999999999|',
+    ('Status', 'per_station_metrics'): 'maybe|1|',
 }
 
 
