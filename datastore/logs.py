@@ -1,15 +1,34 @@
-"""Opens a program's log: files that rotate at midnight, or standard error."""
+"""Opens a program's log: files that rotate at midnight, or standard error.
 
+A line is text or a JSON object, as `log_format` says.  What it is about is
+given beside the message, as fields:
+
+    logger.info('station %d: ...', 501, extra={'upload': 'b0a1c2d3', 'events': 7})
+
+JSON has all of them; text has the message, which says most of them, and the
+ids of uploads.  Whatever a station sent, it ends no line: control characters
+are escaped, and the lines of a traceback start with spaces.
+"""
+
+import json
 import logging
+import re
 import sys
+from datetime import datetime, timezone
 from logging.handlers import TimedRotatingFileHandler
 from pathlib import Path
+from typing import Any
 
 from datastore import durable
 from datastore.config import Config, blaming
 
-FORMAT = '%(asctime)s %(levelname)s %(message)s'
 DAYS_KEPT = 14
+
+# What ends a line for somebody (str.splitlines, terminals), or moves a cursor.
+_CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029]')
+
+# What every record has; the rest are fields.
+_NOT_FIELDS = frozenset(vars(logging.makeLogRecord({})))
 
 
 def open_log(logger: logging.Logger, config: Config, program: str) -> None:
@@ -33,10 +52,59 @@ def open_log(logger: logging.Logger, config: Config, program: str) -> None:
                 encoding='utf-8',
                 errors='backslashreplace',  # stations may send lone surrogates
             )
-    handler.setFormatter(logging.Formatter(FORMAT))
+    is_json = config.log_format == 'json'
+    handler.setFormatter(_JsonFormatter(program) if is_json else _TextFormatter())
     for previous in logger.handlers[:]:
         logger.removeHandler(previous)
         previous.close()
     logger.addHandler(handler)
     logger.setLevel(config.loglevel)
     logger.propagate = False
+
+
+class _TextFormatter(logging.Formatter):
+    """Moment, level, message, and the uploads it is about; for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = _escaped(record.getMessage())
+        line = f'{self.formatTime(record)} {record.levelname} {message}'
+        upload = getattr(record, 'upload', None)
+        uploads = getattr(record, 'uploads', None)
+        if upload is not None:
+            line += f' (upload {upload})'
+        if uploads:
+            line += f' (uploads {" ".join(uploads)})'
+        if not record.exc_info:
+            return line
+        # With the id, so that a search for it finds the traceback, too.
+        start = '    ' if upload is None else f'    {upload} | '
+        traceback = self.formatException(record.exc_info)
+        lines = [start + _escaped(text) for text in traceback.split('\n')]
+        return '\n'.join([line, *lines])
+
+
+class _JsonFormatter(logging.Formatter):
+    """An object with the message and all fields; for programs."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__()
+        self._program = program
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        document: dict[str, Any] = {
+            'time': moment.isoformat(timespec='milliseconds').replace('+00:00', 'Z'),
+            'level': record.levelname,
+            'program': self._program,
+            'logger': record.name,
+            'message': record.getMessage(),
+        }
+        fields = vars(record)
+        document |= {name: fields[name] for name in fields if name not in _NOT_FIELDS}
+        if record.exc_info:
+            document['exception'] = self.formatException(record.exc_info)
+        return json.dumps(document, default=str)
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)

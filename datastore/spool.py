@@ -19,15 +19,19 @@ import time
 import zlib
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from datastore import durable
+from datastore.upload_id import new_upload_id
 
 MAGIC = b'HSPOOL1\n'  # the 1 is the format's version
 _HEADER = struct.Struct('<8sIQ')
 _LENGTH = struct.Struct('<Q')
 
-# When it came, in UTC to the microsecond, then the station, then 32 random bits.
-_NAME = re.compile(r'\d{8}T\d{6}\.\d{6}-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch')
+# When it came, in UTC to the microsecond, then the station, then the upload's id.
+_NAME = re.compile(
+    r'(?P<moment>\d{8}T\d{6}\.\d{6})-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch'
+)
 
 _MAX_STEM = 60  # characters of a rejected file's name that are kept
 DEBRIS_AGE = 3600  # seconds after which a file in tmp/ is debris of a crash
@@ -35,6 +39,18 @@ DEBRIS_AGE = 3600  # seconds after which a file in tmp/ is debris of a crash
 
 class SpoolFileError(Exception):
     """The spool file is truncated, corrupt, or not ours."""
+
+
+class Waiting(NamedTuple):
+    """What waits for the writer: how much, and since when at the longest.
+
+    `oldest` is the moment of the oldest batch's name, which ends where those of
+    others begin: `20261121T134501.123456`, UTC; None if nothing waits.
+    """
+
+    batches: int
+    bytes: int
+    oldest: str | None
 
 
 class Spool:
@@ -47,15 +63,16 @@ class Spool:
         for directory in (self._tmp, self._incoming, self._rejected):
             durable.make_directory(directory)
 
-    def put(self, station: int, content: bytes) -> str:
+    def put(self, station: int, content: bytes, upload: str | None = None) -> str:
         """Store a batch, durable when this returns, and return its name.
 
-        Raises OSError, with nothing stored, if the disk does not take it.
+        The name ends in the id of the upload, or in one of its own.  Raises
+        OSError, with nothing stored, if the disk does not take it.
         """
         seconds, microseconds = divmod(time.time_ns() // 1000, 10**6)
         moment = time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))
-        unique = os.urandom(4).hex()
-        name = f'{moment}.{microseconds:06}-{station}-{unique}.batch'
+        upload = upload or new_upload_id()
+        name = f'{moment}.{microseconds:06}-{station}-{upload}.batch'
         body = _LENGTH.pack(len(content)) + content
         header = MAGIC + struct.pack('<I', zlib.crc32(body))
         durable.put(self._incoming / name, header + body, self._tmp)
@@ -124,6 +141,19 @@ class Spool:
             with contextlib.suppress(FileNotFoundError):  # stored just now
                 total += entry.stat(follow_symlinks=False).st_size
         return total
+
+    def waiting(self) -> Waiting:
+        """Return what is waiting; 2 us for each batch."""
+        batches, size, oldest = 0, 0, None
+        for entry in os.scandir(self._incoming):
+            match = _NAME.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # stored just now
+                size += entry.stat(follow_symlinks=False).st_size
+                batches += 1
+                oldest = min(oldest or match['moment'], match['moment'])
+        return Waiting(batches, size, oldest)
 
     def remove_debris(self) -> int:
         """Delete what a crash left in tmp/ over an hour ago; return how many."""

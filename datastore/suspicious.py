@@ -36,11 +36,17 @@ class Suspicious:
             durable.make_directory(directory)
 
     def put(
-        self, station: int, cluster: str, received: int, flagged: list[Flagged]
+        self,
+        station: int,
+        cluster: str,
+        received: int,
+        flagged: list[Flagged],
+        upload: str | None = None,
     ) -> str:
         """Keep flagged events of one upload, durably, and return the file's name.
 
-        `received` is in ns since the epoch.  Raises OSError, with nothing
+        `received` is in ns since the epoch, `upload` the id of the upload if it
+        is known.  Raises OSError, with nothing
         kept, if the disk does not take it.
         """
         events = [
@@ -54,6 +60,7 @@ class Suspicious:
             'station': station,
             'cluster': cluster,
             'received': received,
+            'upload': upload,
             'events': events,
         }
         content = json.dumps(document, indent=1).encode('ascii')
@@ -67,8 +74,8 @@ class Suspicious:
     def get(self, name: str) -> dict[str, Any]:
         """Return the document `name`, its events as they were uploaded.
 
-        Keys `station`, `cluster`, `received` (ns since the epoch) and
-        `events`, a list of `{'reasons': [str], 'event': ...}`.
+        Keys `station`, `cluster`, `received` (ns since the epoch),
+        `upload` (its id) and `events`, a list of `{'reasons': [str], 'event': ...}`.
         """
         document = json.loads((self._directory / name).read_bytes())
         for flagged in document['events']:

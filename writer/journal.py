@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from datastore import durable
+from datastore.upload_id import uploads_in_lines
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,16 @@ class JournaledFile(io.RawIOBase):
     without a commit discards the changes.
     """
 
-    def __init__(self, path: Path, finish: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        finish: Callable[[str], None],
+        on_replay: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open `path`, after replaying a journal that was left over.
 
-        `finish` removes a batch, by name, that a replay finds to be stored.
+        `finish` removes a batch, by name, that a replay finds to be stored;
+        `on_replay` is told of a replay.
         Raises FileBusy if another program writes to the file, or reads it
         where a journal is to be replayed; OSError if it cannot be opened.
         """
@@ -84,7 +91,8 @@ class JournaledFile(io.RawIOBase):
             journal = journal_path(path)
             if journal.exists():
                 self._lock(fcntl.LOCK_EX)
-                _replay(self._descriptor, journal, finish)
+                if _replay(self._descriptor, journal, finish):
+                    on_replay()
             self._lock(fcntl.LOCK_SH)
             self._found = os.fstat(self._descriptor)
             self._size = self._unchanged = self._found.st_size
@@ -245,35 +253,46 @@ class JournaledFile(io.RawIOBase):
             os.posix_fallocate(self._descriptor, present, size - present)
 
 
-def replay_journal(journal: Path, finish: Callable[[str], None]) -> None:
+def replay_journal(
+    journal: Path,
+    finish: Callable[[str], None],
+    on_replay: Callable[[], None] = lambda: None,
+) -> None:
     """Replay a journal that was left over beside its file.
 
     Raises FileBusy if another program holds the lock on the file, OSError if
     the disk fails or the file is gone; the journal stays.
     """
     path = journal.with_name(journal.name.removesuffix('.journal'))
-    JournaledFile(path, finish).close()
+    JournaledFile(path, finish, on_replay).close()
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> None:
+def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> bool:
+    """Make the changes of a whole journal; return whether it was whole."""
     try:
         content = journal.read_bytes()
     except FileNotFoundError:
-        return
+        return False
     record = _decode(content)
     if record is None:
         # The crash came before the commit point: nothing was changed, and the
         # batches are still in the spool.
         journal.unlink(missing_ok=True)
         logger.warning('threw away %s, which a crash left incomplete', journal)
-        return
+        return False
     _apply(descriptor, record)
     _finish(journal, record, finish)
-    logger.warning('replayed %s, left over by a crash', journal)
+    uploads, *others = uploads_in_lines(record.covers)
+    logger.warning(
+        'replayed %s, left over by a crash', journal, extra={'uploads': uploads}
+    )
+    for uploads in others:
+        logger.warning('more uploads of that journal', extra={'uploads': uploads})
+    return True
 
 
 def _write_journal(journal: Path, record: JournalRecord) -> None:

@@ -66,11 +66,20 @@ class Archive:
     it, DamagedFile, or OSError if the disk fails.  Then nothing was changed.
     """
 
-    def __init__(self, data_dir: Path, finish: Callable[[str], None]) -> None:
-        """`finish` removes a batch, by name, that is stored for good."""
+    def __init__(
+        self,
+        data_dir: Path,
+        finish: Callable[[str], None],
+        on_replay: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`finish` removes a batch, by name, that is stored for good.
+
+        `on_replay` is told of each journal that was left over and is replayed.
+        """
         self._data_dir = data_dir
         self._tmp = data_dir / 'tmp'
         self._finish = finish
+        self._on_replay = on_replay
         self._digests: OrderedDict[Path, DigestIndex] = OrderedDict()
 
     def path(self, station: int, day: int) -> Path:
@@ -100,7 +109,7 @@ class Archive:
             return self._digests[path]
         index = DigestIndex(np.empty((0, DIGEST_SIZE), dtype='u1'))
         if path.exists():
-            with JournaledFile(path, self._finish) as file:
+            with JournaledFile(path, self._finish, self._on_replay) as file:
                 index = _read_digests(path, file)
         self._remember(path, index)
         return index
@@ -133,7 +142,7 @@ class Archive:
         # Not known to be right until the commit has succeeded.
         del self._digests[path]
         if path.exists():
-            with JournaledFile(path, self._finish) as file:
+            with JournaledFile(path, self._finish, self._on_replay) as file:
                 _append(path, file, 'r+', group, tables, digests, len(index))
                 file.commit(covers)
         else:

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,20 @@ from datastore.config import ConfigError, blaming, read_config
 from datastore.durable import DISK_ERRORS
 from datastore.event import Event
 from datastore.logs import open_log
+from datastore.metrics import (
+    COMMITS,
+    DUPLICATE_EVENTS,
+    JOURNAL_REPLAYS,
+    LAST_SWEEP,
+    REJECTED_BATCHES,
+    STORED_EVENTS,
+    SUSPICIOUS_EVENTS,
+    SWEEP_SECONDS,
+    Metrics,
+)
 from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
+from datastore.upload_id import upload_id, uploads_in_lines
 from writer.digests import event_digest
 from writer.journal import FileBusy, replay_journal
 from writer.patience import Patience
@@ -69,9 +82,12 @@ def writer(
         spool = Spool(config.data_dir)
         suspicious = Suspicious(config.data_dir)
     with _only_writer(config.data_dir):
-        archive = Archive(config.data_dir, spool.remove)
+        metrics = Metrics(config.data_dir, 'writer')
+        archive = Archive(
+            config.data_dir, spool.remove, lambda: metrics.count(JOURNAL_REPLAYS)
+        )
         patience = Patience()
-        sweeper = Sweeper(spool, suspicious, archive, patience, stop)
+        sweeper = Sweeper(spool, suspicious, archive, patience, metrics, stop)
         logger.info('started, process %d, on %s', os.getpid(), config.data_dir)
         sweeper.recover()
         while True:
@@ -88,6 +104,7 @@ def writer(
                 )
             if once or stop.wait(pause):
                 break
+        metrics.close()
         logger.info('stopped')
 
 
@@ -108,6 +125,7 @@ class Sweeper:
         suspicious: Suspicious,
         archive: Archive,
         patience: Patience,
+        metrics: Metrics,
         stop: threading.Event,
     ) -> None:
         self._spool = spool
@@ -115,24 +133,31 @@ class Sweeper:
         self._archive = archive
         self._stop = stop
         self._patience = patience
+        self._metrics = metrics
         self._codes_logged: set[tuple[int, str]] = set()
 
     def recover(self) -> None:
         """Finish what a crash interrupted, and clear up after it."""
         for journal in self._archive.journals():
             try:
-                replay_journal(journal, self._spool.remove)
+                replay_journal(
+                    journal,
+                    self._spool.remove,
+                    lambda: self._metrics.count(JOURNAL_REPLAYS),
+                )
             except (FileBusy, OSError) as error:
                 # It is replayed when its file is next written to.
                 logger.error('cannot replay %s yet: %s', journal, error)
         if debris := self._spool.remove_debris():
             logger.warning('removed %d files a crash left in tmp/', debris)
+        self._metrics.write()
 
     def sweep(self) -> None:
         """Store every batch that is waiting; return early if told to stop.
 
         Raises OSError if the spool itself cannot be read.
         """
+        started = time.monotonic()
         for name in self._spool.strangers():
             self._reject(name, 'this is not the name of a spool file')
         for names in self._spool.pending().values():
@@ -140,6 +165,9 @@ class Sweeper:
                 self._store(batches)
                 if self._stop.is_set():
                     return
+        self._metrics.observe(SWEEP_SECONDS, time.monotonic() - started)
+        self._metrics.set(LAST_SWEEP, time.time())
+        self._metrics.write()
 
     def _loads(self, names: list[str]) -> Iterator[dict[str, Batch]]:
         """Yield the batches by name, as many at a time as memory allows."""
@@ -155,7 +183,12 @@ class Sweeper:
             except FileNotFoundError:
                 continue  # somebody took it away
             except OSError as error:
-                logger.error('cannot read spool file %s, left alone: %s', name, error)
+                logger.error(
+                    'cannot read spool file %s, left alone: %s',
+                    name,
+                    error,
+                    extra={'upload': upload_id(name)},
+                )
                 continue
             size += len(content)
             if size >= _MAX_LOAD:
@@ -165,12 +198,14 @@ class Sweeper:
             yield batches
 
     def _reject(self, name: str, reason: str) -> None:
+        fields = {'upload': upload_id(name)}
         try:
             self._spool.reject(name, reason)
         except OSError as error:
-            logger.error('cannot reject spool file %s: %s', name, error)
+            logger.error('cannot reject spool file %s: %s', name, error, extra=fields)
         else:
-            logger.error('rejected spool file %s: %s', name, reason)
+            logger.error('rejected spool file %s: %s', name, reason, extra=fields)
+            self._metrics.count(REJECTED_BATCHES)
 
     def _store(self, batches: dict[str, Batch]) -> None:
         """Append the events of these batches, of one station, to their day files."""
@@ -193,15 +228,25 @@ class Sweeper:
             try:
                 self._append(key, entries, batches, last)
             except FileBusy as error:
-                logger.info('%s; its batches wait for the next sweep', error)
-            except (DamagedFile, OSError) as error:
-                logger.error(
-                    'station %d: %d batches stay spooled, next try in %g s: %s',
-                    key.station,
-                    len(names),
-                    self._patience.failed(key),
+                # At each sweep while somebody reads: not all uploads are named.
+                waiting, *_ = uploads_in_lines(names)
+                logger.info(
+                    '%s; %d batches wait for the next sweep',
                     error,
+                    len(names),
+                    extra={'uploads': waiting},
                 )
+            except (DamagedFile, OSError) as error:
+                pause = self._patience.failed(key)
+                for uploads in uploads_in_lines(names):
+                    logger.error(
+                        'station %d: %d batches stay spooled, next try in %g s: %s',
+                        key.station,
+                        len(names),
+                        pause,
+                        error,
+                        extra={'station': key.station, 'uploads': uploads},
+                    )
             else:
                 self._patience.succeeded(key)
                 for name in names:
@@ -240,25 +285,63 @@ class Sweeper:
         for name, events in flagged.items():
             received = batches[name].received
             # Before the batch can be removed; again, after a crash, replaces it.
-            self._suspicious.put(key.station, key.cluster, received, events)
+            upload = upload_id(name)
+            kept = self._suspicious.put(
+                key.station, key.cluster, received, events, upload
+            )
+            logger.warning(
+                'station %d: %d events are suspicious, kept in %s; the first: %s',
+                key.station,
+                len(events),
+                kept,
+                '; '.join(events[0].reasons),
+                extra={
+                    'upload': upload,
+                    'station': key.station,
+                    'suspicious': len(events),
+                },
+            )
 
         bad = {position for position, _ in conversion.flagged}
         stored = [d for position, d in enumerate(digests) if position not in bad]
         if stored:
             self._archive.append(*key, conversion.tables, stored, last)
+            self._metrics.count(COMMITS)
         else:
             for name in last:
                 self._spool.remove(name)
+        duplicates = len(entries) - len(new)
+        self._metrics.count(STORED_EVENTS, len(stored))
+        self._metrics.count(DUPLICATE_EVENTS, duplicates)
+        self._metrics.count(SUSPICIOUS_EVENTS, len(bad), 'writer')
+        self._metrics.write()
+        path = self._archive.path(key.station, key.day)
+        fields = {'station': key.station, 'path': str(path)}
+        uploads, *others = uploads_in_lines({name for name, _ in entries})
         logger.info(
             'station %d: %d events stored from %d batches, %d sent before, '
             '%d suspicious, in %s',
             key.station,
             len(stored),
             len(set(sources)),
-            len(entries) - len(new),
+            duplicates,
             len(bad),
-            self._archive.path(key.station, key.day),
+            path,
+            extra=fields
+            | {
+                'uploads': uploads,
+                'events': len(stored),
+                'duplicates': duplicates,
+                'suspicious': len(bad),
+            },
         )
+        for uploads in others:
+            logger.info(
+                'station %d: more uploads of that commit, in %s',
+                key.station,
+                path,
+                extra=fields | {'uploads': uploads},
+            )
 
     def _log_unknown_codes(self, station: int, codes: set[str]) -> None:
         for code in sorted(codes):

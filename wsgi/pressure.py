@@ -16,7 +16,6 @@ from wsgi.rcodes import TransactionFailed
 # times the time it took, or a second.
 _SCAN_SHARE = 50
 _SCAN_INTERVAL = 1.0  # s
-_LOG_INTERVAL = 60.0  # s; every station in the field is told 205 meanwhile
 
 
 class HeldBack(TransactionFailed):
@@ -36,7 +35,7 @@ class Pressure:
         self._spool = spool
         self._clock = clock
         self._spool_size = 0
-        self._scan_again = self._log_again = clock()
+        self._scan_again = clock()
 
     def check(self, size: int) -> None:
         """Raise HeldBack unless an upload of `size` bytes can be taken."""
@@ -66,14 +65,6 @@ class Pressure:
                 )
             # Until the next scan; what other processes add is seen then.
             self._spool_size += size
-
-    def is_worth_logging(self) -> bool:
-        """Return whether it was not logged in the last minute, and is now."""
-        now = self._clock()
-        if now < self._log_again:
-            return False
-        self._log_again = now + _LOG_INTERVAL
-        return True
 
     def _scan(self) -> None:
         started = self._clock()

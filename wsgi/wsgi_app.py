@@ -22,11 +22,15 @@ from datastore.event import Event
 from datastore.logs import open_log
 from datastore.spool import Spool
 from datastore.suspicious import Flagged, Suspicious
+from datastore.upload_id import new_upload_id
 from wsgi import rcodes
-from wsgi.pressure import HeldBack, Pressure
+from wsgi.metrics import MetricsPage
+from wsgi.outcomes import Outcomes, Receipt
+from wsgi.pressure import Pressure
 from wsgi.protocol0 import EventReader
 from wsgi.rcodes import TransactionFailed, UploadError
 from wsgi.stations import Station, StationList, read_station_list
+from wsgi.status_pages import Pages, answer_page, is_status_page
 from wsgi.suspicion import limits, reasons, sort_out
 from wsgi.unpickle import decode_object, load_event_list
 from wsgi.upload import read_upload, verified_data
@@ -50,6 +54,8 @@ class Endpoint(NamedTuple):
     pressure: Pressure
     reader: EventReader
     logger: logging.Logger
+    outcomes: Outcomes
+    pages: Pages
 
 
 def application(
@@ -57,9 +63,15 @@ def application(
     start_response: Callable[..., Any],
     configfile: str | os.PathLike[str],
 ) -> Iterable[bytes]:
-    """Answer one upload with its code, whatever it is; HTTP 200, text/plain."""
+    """Answer one upload with its code, whatever it is; HTTP 200, text/plain.
+
+    A GET of a status page is answered with the page.
+    """
     try:
-        rcode = _receive(environ, _endpoint(configfile))
+        endpoint = _endpoint(configfile)
+        if is_status_page(environ, endpoint.pages):
+            return answer_page(environ, start_response, endpoint.pages)
+        rcode = _receive(environ, endpoint)
     except ConfigError as error:
         # At start do_init says this; here a deployment has not called it.
         environ['wsgi.errors'].write(f'{error}\n')
@@ -103,44 +115,27 @@ def store_data(station_id: int, cluster: str, event_list: list[dict[str, Any]]) 
     """
     endpoint = _initialised()
     good, flagged = _sort_out(endpoint, event_list)
-    _store(endpoint, Station(station_id, cluster, ''), good, flagged)
+    _store(endpoint, new_upload_id(), Station(station_id, cluster, ''), good, flagged)
 
 
 def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
     """Take one upload in and return the code that answers it."""
-    logger = endpoint.logger
-    started = time.monotonic()
-    sender = f'a sender at {environ.get("REMOTE_ADDR", "an unknown address")}'
+    receipt = Receipt(environ)
     try:
         upload = read_upload(environ, endpoint.config.max_upload)
-        sender = f'station {upload.station_id}'
+        receipt.station = upload.station_id
         # Nothing is decoded before its sender is known.
         station = endpoint.stations.authenticate(upload.station_id, upload.password)
         endpoint.pressure.check(len(upload.encoded_data))
         pickled = verified_data(upload)
         good, flagged = _decode(endpoint, pickled)
-        _store(endpoint, station, good, flagged)
-    except HeldBack as error:
-        if endpoint.pressure.is_worth_logging():
-            logger.error('uploads are answered %d: %s', error.rcode, error)
-        return error.rcode
+        _store(endpoint, receipt.upload, station, good, flagged)
     except UploadError as error:
-        logger.warning('%s: answered %d: %s', sender, error.rcode, error)
-        return error.rcode
-    except Exception:
+        return endpoint.outcomes.refused(receipt, error)
+    except Exception as error:
         # Nothing narrower: whatever goes wrong, the station keeps its batch.
-        logger.exception('%s: internal error', sender)
-        return rcodes.INTERNAL_ERROR
-    milliseconds = (time.monotonic() - started) * 1000
-    logger.info(
-        '%s: %d events in %d bytes, answered %d after %.1f ms',
-        sender,
-        len(good) + len(flagged),
-        len(pickled),
-        rcodes.OK,
-        milliseconds,
-    )
-    return rcodes.OK
+        return endpoint.outcomes.failed(receipt, error)
+    return endpoint.outcomes.taken(receipt, len(pickled), good, flagged)
 
 
 def _decode(endpoint: Endpoint, pickled: bytes) -> tuple[list[Event], list[Flagged]]:
@@ -153,7 +148,11 @@ def _decode(endpoint: Endpoint, pickled: bytes) -> tuple[list[Event], list[Flagg
 
 
 def _store(
-    endpoint: Endpoint, station: Station, good: list[Event], flagged: list[Flagged]
+    endpoint: Endpoint,
+    upload: str,
+    station: Station,
+    good: list[Event],
+    flagged: list[Flagged],
 ) -> None:
     received = time.time_ns()
     number, cluster = station.number, station.cluster
@@ -161,10 +160,10 @@ def _store(
         # The flagged first: a station that has to send the batch again
         # replaces them, where good events would be stored a second time.
         if flagged:
-            name = endpoint.suspicious.put(number, cluster, received, flagged)
+            name = endpoint.suspicious.put(number, cluster, received, flagged, upload)
         if good:
             batch = Batch(number, cluster, received, tuple(good))
-            endpoint.spool.put(number, encode_batch(batch))
+            endpoint.spool.put(number, encode_batch(batch), upload)
     except OSError as error:
         raise TransactionFailed(f'the disk does not take it: {error}') from error
     if flagged:
@@ -175,6 +174,7 @@ def _store(
             len(good) + len(flagged),
             name,
             '; '.join(flagged[0].reasons),
+            extra={'upload': upload, 'station': number, 'suspicious': len(flagged)},
         )
 
 
@@ -211,8 +211,18 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
         suspicious = Suspicious(config.data_dir)
     logger.info('%d stations listed in %s', len(stations), config.station_list)
     pressure = Pressure(config, spool)
+    outcomes = Outcomes(config, logger)
+    pages = {'/metrics': MetricsPage(config, spool)}
     return Endpoint(
-        config, stations, spool, suspicious, pressure, EventReader(), logger
+        config=config,
+        stations=stations,
+        spool=spool,
+        suspicious=suspicious,
+        pressure=pressure,
+        reader=EventReader(),
+        logger=logger,
+        outcomes=outcomes,
+        pages=pages,
     )
 
 

@@ -71,12 +71,15 @@ def test_event_of_any_shape_comes_back_as_it_was_uploaded(shared, event):
 def test_document_tells_who_when_and_why(suspicious):
     second = Flagged({'header': None}, ('has no header',))
 
-    name = suspicious.put(510, 'Science Park', RECEIVED, [*FLAGGED, second])
+    flagged = [*FLAGGED, second]
+
+    name = suspicious.put(510, 'Science Park', RECEIVED, flagged, '0123abcd')
 
     assert suspicious.get(name) == {
         'station': 510,
         'cluster': 'Science Park',
         'received': RECEIVED,
+        'upload': '0123abcd',
         'events': [
             {
                 'reasons': ['no header', 'no datalist'],
@@ -108,7 +111,7 @@ def test_name_starts_with_the_station(suspicious):
 
 def test_same_events_flagged_again_replace_the_first(suspicious):
     first = suspicious.put(510, 'Science Park', RECEIVED, FLAGGED)
-    second = suspicious.put(510, 'Science Park', RECEIVED + 1, FLAGGED)
+    second = suspicious.put(510, 'Science Park', RECEIVED + 1, FLAGGED, '0123abcd')
 
     assert first == second
     assert suspicious.names() == [second]

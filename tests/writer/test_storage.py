@@ -659,9 +659,9 @@ def test_digests_in_memory_are_bounded(store, monkeypatch):
     opened = []
 
     class Spy(JournaledFile):
-        def __init__(self, path, finish):
+        def __init__(self, path, *arguments):
             opened.append(path)
-            super().__init__(path, finish)
+            super().__init__(path, *arguments)
 
     days = range(8)
     for day in days:

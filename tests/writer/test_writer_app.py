@@ -17,8 +17,10 @@ from support import CLUSTER, PROJECT, STATION, run_writer
 
 from datastore.batch import Batch, encode_batch
 from datastore.event import Event
+from datastore.metrics import counts_of
 from datastore.spool import Spool
 from datastore.suspicious import Suspicious
+from datastore.upload_id import upload_id
 from writer import writer_app
 from writer.journal import journal_path
 from writer.patience import Patience
@@ -179,6 +181,67 @@ def test_many_batches_become_one_append(put, sweep, stored, logged):
 
     assert stored(MONDAY) == [MONDAY + number for number in range(20)]
     assert len(logged('20 events stored from 20 batches')) == 1
+
+
+def test_commit_names_the_uploads_it_stored_a_hundred_in_a_line(
+    put, sweep, waiting, logged
+):
+    names = [put(errors(MONDAY + number // 2)) for number in range(202)]
+
+    sweep()
+
+    uploads = [upload_id(name) for name in sorted(names)]
+    (commit,) = logged('101 events stored from 101 batches, 101 sent before')
+    assert commit.endswith(f' (uploads {" ".join(uploads[:100])})')
+    first, second = logged('more uploads of that commit')
+    assert first.endswith(f' (uploads {" ".join(uploads[100:200])})')
+    assert second.endswith(f' (uploads {" ".join(uploads[200:])})')
+
+
+def test_upload_that_waits_is_named(put, sweep, day_file, logged):
+    put(errors(MONDAY))
+    sweep()
+    upload = upload_id(put(errors(MONDAY + 1)))
+    with being_read(day_file(MONDAY)):
+        sweep()
+
+    assert len(logged('is in use; 1 batches wait', upload)) == 1
+
+
+def test_upload_that_the_disk_does_not_take_is_named(put, sweep, logged, monkeypatch):
+    upload = upload_id(put(errors(MONDAY)))
+    monkeypatch.setattr('datastore.durable.write_all', refuse)
+
+    sweep()
+
+    assert len(logged('ERROR', '1 batches stay spooled', upload)) == 1
+
+
+def test_writer_counts_what_it_does(put, sweep, spool, day_file, data_dir, monkeypatch):
+    put(errors(MONDAY, TUESDAY))
+    put([*errors(MONDAY), error(MONDAY + 1, ERRMSG=None)])
+    spool.put(STATION, b'not a batch')
+    sweep()
+    put(errors(MONDAY + 2))
+    with monkeypatch.context() as patches:
+        patches.setattr(os, 'pwrite', crash)
+        with pytest.raises(Crash):
+            sweep()
+    sweep()
+
+    counts = counts_of(data_dir, ['writer'])
+    found = {key[0]: value for key, value in counts.items() if len(key) == 1}
+    assert found.pop('datastore_last_sweep_timestamp_seconds') > MONDAY
+    assert found == {
+        'datastore_stored_events_total': 2,
+        'datastore_duplicate_events_total': 1,
+        'datastore_commits_total': 2,
+        'datastore_journal_replays_total': 1,
+        'datastore_rejected_batches_total': 1,
+    }
+    assert counts['datastore_suspicious_events_total', 'writer'] == 1
+    sweeps = [v for k, v in counts.items() if k[0] == 'datastore_sweep_seconds']
+    assert sum(sweeps[:-1]) == 2
 
 
 def test_batches_that_memory_cannot_hold_together_are_taken_in_turns(
@@ -399,7 +462,7 @@ def test_flagged_events_are_set_aside_with_their_reasons(
     put, sweep, stored, waiting, data_dir, logged
 ):
     bad = error(MONDAY + 1, ERRMSG=None)
-    put([error(MONDAY), bad, error(MONDAY + 2)])
+    upload = upload_id(put([error(MONDAY), bad, error(MONDAY + 2)]))
 
     sweep()
 
@@ -411,6 +474,7 @@ def test_flagged_events_are_set_aside_with_their_reasons(
         'station': STATION,
         'cluster': CLUSTER,
         'received': RECEIVED,
+        'upload': upload,
         'events': [
             {
                 'reasons': ['ERRMSG is nothing instead of text'],
@@ -418,7 +482,8 @@ def test_flagged_events_are_set_aside_with_their_reasons(
             }
         ],
     }
-    assert len(logged('2 events stored', '1 suspicious')) == 1
+    assert len(logged('2 events stored', '1 suspicious', upload)) == 1
+    assert len(logged('WARNING', f'kept in {name}; the first: ERRMSG', upload)) == 1
 
 
 def test_batch_of_nothing_but_flagged_events_leaves_the_spool(
@@ -685,7 +750,7 @@ def test_journal_of_a_crash_is_replayed_at_start(
 ):
     put(errors(MONDAY))
     sweep()
-    put(errors(MONDAY + 1))
+    upload = upload_id(put(errors(MONDAY + 1)))
     before = day_file(MONDAY).read_bytes()
     with monkeypatch.context() as patches:
         patches.setattr(os, 'pwrite', crash)
@@ -697,7 +762,7 @@ def test_journal_of_a_crash_is_replayed_at_start(
 
     assert stored(MONDAY) == [MONDAY, MONDAY + 1]
     assert waiting() == []
-    assert len(logged('WARNING', 'replayed', 'station_510.h5.journal')) == 1
+    assert len(logged('WARNING', 'replayed', 'station_510.h5.journal', upload)) == 1
 
 
 def test_journal_of_a_busy_file_is_replayed_when_it_is_free(

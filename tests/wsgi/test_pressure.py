@@ -89,13 +89,3 @@ def test_spool_is_added_up_again_after_a_second(make_pressure, data_dir, clock):
     clock.now = 2.0
     with pytest.raises(HeldBack):
         pressure.check(900)
-
-
-def test_it_is_worth_logging_once_a_minute(make_pressure, clock):
-    pressure = make_pressure()
-    logged = []
-    for second in range(121):
-        clock.now = float(second)
-        if pressure.is_worth_logging():
-            logged.append(second)
-    assert logged == [0, 60, 120]

@@ -1,0 +1,180 @@
+"""Says what became of each upload: in the log, and in the counts.
+
+One line for each upload that is taken.  Refusals are said once a minute for
+each station and code, with how many there were.
+"""
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from datastore.config import Config
+from datastore.event import Event
+from datastore.metrics import (
+    EVENTS,
+    STATION_EVENTS,
+    STATION_UPLOADS,
+    SUSPICIOUS_EVENTS,
+    UPLOAD_BYTES,
+    UPLOAD_SECONDS,
+    UPLOADS,
+    Metrics,
+)
+from datastore.suspicious import Flagged
+from datastore.upload_id import new_upload_id
+from wsgi import rcodes
+from wsgi.pressure import HeldBack
+from wsgi.rcodes import UnknownStation, UploadError
+from wsgi.repetition import Repeats, Repetition
+
+
+class Receipt:
+    """What is known of an upload so far; `station` as soon as it has said so."""
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self.upload = new_upload_id()
+        self.started = time.monotonic()
+        self.station: int | None = None
+        self._address = environ.get('REMOTE_ADDR', 'an unknown address')
+        self._length = environ.get('CONTENT_LENGTH') or ''
+
+    @property
+    def sender(self) -> str:
+        if self.station is None:
+            return f'a sender at {self._address}'
+        return f'station {self.station}'
+
+    def fields(self, rcode: int) -> dict[str, Any]:
+        """Return what a line of the log about this upload is about."""
+        length = self._length
+        return {
+            'upload': self.upload,
+            'station': self.station,
+            'address': self._address,
+            'bytes': int(length) if re.fullmatch('[0-9]{1,15}', length) else 0,
+            'rcode': rcode,
+            'milliseconds': round(self.seconds() * 1000, 3),
+        }
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+
+class Outcomes:
+    """The log and the counts of one endpoint, in one process."""
+
+    def __init__(self, config: Config, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._repetition = Repetition()
+        self._per_station = config.per_station_metrics
+        self._metrics = Metrics(config.data_dir, 'wsgi')
+
+    def taken(
+        self,
+        receipt: Receipt,
+        size: int,
+        good: Sequence[Event],
+        flagged: Sequence[Flagged],
+    ) -> int:
+        """Note an upload of `size` bytes that is on disk; return its code."""
+        fields = receipt.fields(rcodes.OK)
+        fields |= {'bytes': size, 'events': len(good) + len(flagged)}
+        for what, repeats in self._repetition.succeeded(receipt.sender):
+            self._logger.info(
+                '%s: %s %s, then this one was taken',
+                receipt.sender,
+                _answered(what),
+                _more(repeats),
+                extra={'upload': receipt.upload, 'station': receipt.station},
+            )
+        self._logger.info(
+            '%s: %d events in %d bytes, answered %d after %.1f ms',
+            receipt.sender,
+            fields['events'],
+            size,
+            rcodes.OK,
+            fields['milliseconds'],
+            extra=fields,
+        )
+        metrics = self._metrics
+        for event_type, number in Counter(event[0] for event in good).items():
+            metrics.count(EVENTS, number, event_type)
+        if flagged:
+            metrics.count(SUSPICIOUS_EVENTS, len(flagged), 'endpoint')
+        metrics.count(UPLOAD_BYTES, size)
+        if self._per_station:
+            metrics.count(STATION_EVENTS, fields['events'], str(receipt.station))
+        self._answered(receipt, rcodes.OK, is_listed=True)
+        return rcodes.OK
+
+    def refused(self, receipt: Receipt, error: UploadError) -> int:
+        """Note an upload that is refused; return its code."""
+        rcode = error.rcode
+        if isinstance(error, HeldBack):
+            # All stations are, so it is one failure, and one for the operator.
+            sender, level = 'uploads', logging.ERROR
+        else:
+            sender, level = receipt.sender, logging.WARNING
+        if repeats := self._repetition.failed(sender, rcode):
+            fields = receipt.fields(rcode)
+            if repeats.since is None:
+                said = _answered(rcode)
+            else:
+                said = f'{_answered(rcode)} {_more(repeats)}'
+                level = logging.ERROR if level == logging.ERROR else logging.INFO
+            self._logger.log(
+                level,
+                '%s: %s: %s; %d bytes, %.1f ms',
+                sender,
+                said,
+                error,
+                fields['bytes'],
+                fields['milliseconds'],
+                extra=fields | {'times': max(1, repeats.more)},
+            )
+        is_listed = receipt.station is not None and not isinstance(
+            error, UnknownStation
+        )
+        self._answered(receipt, rcode, is_listed)
+        return rcode
+
+    def failed(self, receipt: Receipt, error: Exception) -> int:
+        """Note an error of ours; return the code that the station is told."""
+        rcode = rcodes.INTERNAL_ERROR
+        what = f'internal error, {type(error).__name__}'
+        if repeats := self._repetition.failed(receipt.sender, what):
+            more = '' if repeats.since is None else f', {_more(repeats)}'
+            self._logger.error(
+                '%s: internal error%s, answered %d',
+                receipt.sender,
+                more,
+                rcode,
+                exc_info=error,
+                extra=receipt.fields(rcode) | {'times': max(1, repeats.more)},
+            )
+        self._answered(receipt, rcode, is_listed=False)
+        return rcode
+
+    def close(self) -> None:
+        """Leave the counts to another process."""
+        self._metrics.close()
+
+    def _answered(self, receipt: Receipt, rcode: int, is_listed: bool) -> None:
+        metrics = self._metrics
+        metrics.count(UPLOADS, 1, str(rcode))
+        metrics.observe(UPLOAD_SECONDS, receipt.seconds())
+        if self._per_station and is_listed:
+            metrics.count(STATION_UPLOADS, 1, str(receipt.station), str(rcode))
+        metrics.write()
+
+
+def _answered(what: Hashable) -> str:
+    return f'answered {what}' if isinstance(what, int) else str(what)
+
+
+def _more(repeats: Repeats) -> str:
+    moment = time.strftime('%H:%M:%S', time.localtime(repeats.since))
+    return f'{repeats.more} times more since {moment}'
