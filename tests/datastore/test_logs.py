@@ -1,5 +1,6 @@
 """A program's log goes where the configuration says, and nowhere else."""
 
+import json
 import logging
 import os
 import re
@@ -161,3 +162,97 @@ def test_log_that_cannot_be_opened_leaves_the_one_before_in_place(
     logger.error('cannot open the other')
 
     assert 'cannot open the other' in log.read_text()
+
+
+# What stations send, and what a line is about.
+
+LINE_ENDS = 'a\nb\r\nc\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\x1b[31m\0\x7f'
+
+
+@pytest.fixture
+def json_config(make_config):
+    return read_config(make_config(General={'log_format': 'json'}))
+
+
+def test_line_of_text_ends_in_the_uploads_it_is_about(logger, config, log):
+    open_log(logger, config, 'program')
+    logger.info('one', extra={'upload': '0123abcd', 'station': 510})
+    logger.info('two', extra={'uploads': ['0123abcd', '4567cdef']})
+    logger.info('none', extra={'upload': None, 'uploads': []})
+
+    one, two, none = log.read_text().splitlines()
+    assert one.endswith(' INFO one (upload 0123abcd)')
+    assert two.endswith(' INFO two (uploads 0123abcd 4567cdef)')
+    assert none.endswith(' INFO none')
+
+
+@pytest.mark.parametrize('log_format', ['text', 'json'])
+def test_nothing_that_is_sent_ends_a_line(logger, make_config, log, log_format):
+    config = read_config(make_config(General={'log_format': log_format}))
+    open_log(logger, config, 'program')
+    logger.warning('station %d: %s', 510, LINE_ENDS, extra={'upload': 'a'})
+
+    (line,) = log.read_text().splitlines()
+    assert line.isprintable()
+    assert r'a\nb\r\nc' in line
+
+
+def test_traceback_is_beside_the_upload_and_cannot_be_taken_for_a_line(
+    logger, config, log
+):
+    open_log(logger, config, 'program')
+    try:
+        raise ValueError('2026-11-21 13:45:01,000 INFO\n2026-11-21 forged \x85')
+    except ValueError:
+        logger.exception('failed', extra={'upload': '0123abcd'})
+        logger.exception('failed')
+
+    first, *lines = log.read_text().splitlines()
+    second = next(n for n, line in enumerate(lines) if line.startswith('2'))
+    assert first.endswith(' ERROR failed (upload 0123abcd)')
+    assert lines[0] == '    0123abcd | Traceback (most recent call last):'
+    assert all(line.startswith('    0123abcd | ') for line in lines[:second])
+    assert all(line.startswith('    ') for line in lines[second + 1 :])
+    assert lines[-1] == r'    2026-11-21 forged \x85'
+
+
+def test_line_of_json_has_moment_level_program_message_and_fields(
+    logger, json_config, log, monkeypatch
+):
+    monkeypatch.setattr('time.time', lambda: NEW_YEAR_2020 + 0.5)
+    monkeypatch.setattr('time.time_ns', lambda: NEW_YEAR_2020 * 10**9 + 5 * 10**8)
+    open_log(logger, json_config, 'program')
+    logger.info(
+        'station %d: %s', 510, 'détecteur', extra={'upload': 'a', 'events': 7, 'x': log}
+    )
+
+    assert json.loads(log.read_text()) == {
+        'time': '2020-01-01T00:00:00.500Z',
+        'level': 'INFO',
+        'program': 'program',
+        'logger': 'test_logs',
+        'message': 'station 510: détecteur',
+        'upload': 'a',
+        'events': 7,
+        'x': str(log),
+    }
+
+
+def test_line_of_json_has_an_exception_as_a_field(logger, json_config, log):
+    open_log(logger, json_config, 'program')
+    try:
+        raise ValueError('a\nb')
+    except ValueError:
+        logger.exception('failed')
+
+    (line,) = log.read_text().splitlines()
+    said = json.loads(line)['exception']
+    assert said.startswith('Traceback (most recent call last):\n')
+    assert said.endswith('ValueError: a\nb')
+
+
+def test_lone_surrogates_are_logged(logger, json_config, log):
+    open_log(logger, json_config, 'program')
+    logger.info('%s', '\ud800')
+
+    assert json.loads(log.read_text())['message'] == '\ud800'

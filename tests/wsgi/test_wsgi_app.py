@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import os
 import pickle
 import re
@@ -20,8 +21,10 @@ from datastore.config import ConfigError
 from datastore.event import parse_event
 from datastore.spool import Spool
 from datastore.suspicious import Suspicious
-from wsgi import wsgi_app
+from datastore.upload_id import upload_id
+from wsgi import outcomes, wsgi_app
 from wsgi.rcodes import TransactionFailed
+from wsgi.repetition import Repetition
 
 NOT_MINE = 'hunter2 & more'  # a password, but not the station's
 
@@ -450,6 +453,161 @@ def test_refusal_names_the_station_or_the_address(upload, make_event, log):
 
     assert f' station {STATION}: answered 201: ' in log()
     assert ' a sender at 192.0.2.7: answered 400: ' in log()
+
+
+# The log.
+
+
+def uploads_in(text):
+    """Return the ids in the lines of a log."""
+    return re.findall(r'\(upload ([0-9a-f]{8})\)', text)
+
+
+def test_id_of_an_upload_is_in_every_line_about_it_and_in_its_files(
+    upload, make_event, data_dir, kept, log
+):
+    upload([make_event(), make_event('XYZ')])
+
+    (name,) = os.listdir(data_dir / 'incoming')
+    (document,) = kept()
+    assert uploads_in(log()) == [document['upload']] * 2
+    assert upload_id(name) == document['upload']
+
+
+def test_each_upload_has_an_id_of_its_own(upload, make_event, log):
+    upload([make_event()])
+    upload([make_event()], checksum='')
+    upload([make_event()], station_id='five')
+
+    assert len(set(uploads_in(log()))) == 3
+
+
+def test_outcome_of_an_upload_is_in_the_fields_of_a_json_line(
+    upload, make_config, make_event, log
+):
+    make_config(General={'log_format': 'json'})
+    upload([make_event(), make_event('XYZ')])
+    upload([make_event()], password=NOT_MINE)
+    _, flagged, taken, refused = map(json.loads, log().splitlines())
+
+    assert flagged['upload'] == taken['upload'] != refused['upload']
+    assert (flagged['level'], flagged['suspicious']) == ('WARNING', 1)
+    assert (taken['level'], taken['rcode'], taken['events']) == ('INFO', 100, 2)
+    assert (refused['level'], refused['rcode']) == ('WARNING', 203)
+    for line in (taken, refused):
+        assert (line['station'], line['address']) == (STATION, '192.0.2.7')
+        assert line['bytes'] > 0
+        assert line['milliseconds'] > 0
+        assert line['program'] == f'wsgi.{os.getpid()}'
+
+
+def test_refusals_are_logged_once_and_then_counted(
+    upload, make_event, log, monkeypatch
+):
+    now = 1_700_000_000.0
+    monkeypatch.setattr(outcomes, 'Repetition', lambda: Repetition(lambda: now))
+    refuse = partial(upload, [make_event()], password=NOT_MINE)
+    assert [refuse() for _ in range(5)] == [203] * 5
+    assert log().count('answered 203') == 1
+
+    now += 60
+    refuse()
+    refuse()
+    *_, line = log().splitlines()
+    since = datetime.fromtimestamp(1_700_000_000).strftime('%H:%M:%S')
+    assert f' INFO station {STATION}: answered 203 5 times more since {since}: ' in line
+
+    upload([make_event()])
+    *_, line, taken = log().splitlines()
+    assert f'{STATION}: answered 203 1 times more since ' in line
+    assert ', then this one was taken (upload ' in line
+    assert ' answered 100 ' in taken
+
+
+def test_line_is_not_broken_by_what_a_stranger_sends(post, log):
+    before = len(log().splitlines()) if post({}) else 0
+
+    for fields in ({'station_id': '5\n2026'}, {'a\nb': 1, 'a\rb': 2}):
+        assert post(fields_of([]) | fields) in (100, 400)
+    assert post({'a\nb': 1}, REMOTE_ADDR='::1\nforged') == 400
+
+    assert all(re.match(r'\d{4}-', line) for line in log().splitlines()[before:])
+    assert r'::1\nforged' in log()
+
+
+def test_internal_errors_are_logged_once_and_then_counted(
+    upload, make_event, log, fail
+):
+    fail('load_event_list', RuntimeError('a fault'))
+
+    assert [upload([make_event()]) for _ in range(3)] == [400] * 3
+
+    assert log().count('Traceback') == 1
+
+
+# What is counted.
+
+
+def get(configfile, path, **environ):
+    """Return the status and body of the answer to a GET."""
+    started = []
+    environ = environ_of(b'', REQUEST_METHOD='GET', PATH_INFO=path) | environ
+    body = wsgi_app.application(
+        environ, lambda status, headers: started.append(status), configfile=configfile
+    )
+    return started[0], b''.join(body).decode()
+
+
+def test_uploads_are_counted_by_what_became_of_them(
+    upload, make_config, make_event, configfile
+):
+    make_config(Status={'per_station_metrics': 'yes'})
+    upload([make_event(), make_event('SIN'), make_event('SIN'), make_event('XYZ')])
+    upload([make_event()], password=NOT_MINE)
+    upload([make_event()], station_id=511)
+    upload([make_event()], station_id='five')
+
+    status, text = get(configfile, '/metrics', REMOTE_ADDR='127.0.0.1')
+
+    assert status == '200 OK'
+    lines = text.splitlines()
+    for line in (
+        'datastore_uploads_total{rcode="100"} 1.0',
+        'datastore_uploads_total{rcode="203"} 1.0',
+        'datastore_uploads_total{rcode="206"} 1.0',
+        'datastore_uploads_total{rcode="400"} 1.0',
+        'datastore_upload_seconds_count 4.0',
+        'datastore_events_total{type="CIC"} 1.0',
+        'datastore_events_total{type="SIN"} 2.0',
+        'datastore_suspicious_events_total{where="endpoint"} 1.0',
+        f'datastore_station_events_total{{station="{STATION}"}} 4.0',
+        f'datastore_station_uploads_total{{rcode="100",station="{STATION}"}} 1.0',
+        f'datastore_station_uploads_total{{rcode="203",station="{STATION}"}} 1.0',
+        'datastore_spool_batches 1.0',
+    ):
+        assert line in lines
+    assert '511' not in text
+
+
+def test_metrics_are_not_there_for_other_machines(configfile):
+    assert get(configfile, '/metrics') == ('404 Not Found', '')
+
+
+def test_get_of_another_path_is_an_upload_that_is_none(configfile):
+    environ = {'REMOTE_ADDR': '127.0.0.1'}
+
+    assert get(configfile, '/metrics/', **environ) == ('200 OK', '400')
+
+
+def test_metrics_that_cannot_be_kept_are_no_reason_to_refuse(
+    upload, make_event, data_dir, spooled
+):
+    data_dir.mkdir()
+    (data_dir / 'metrics').touch()
+
+    assert upload([make_event()]) == 100
+
+    assert len(spooled()) == 1
 
 
 # Faults of ours.

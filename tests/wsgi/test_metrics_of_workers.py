@@ -1,0 +1,95 @@
+"""What real workers and a real writer count is exactly what was sent."""
+
+import hashlib
+import os
+import pickle
+import select
+import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+from support import PASSWORD, STATION, run_writer
+
+GOOD, WRONG, UNKNOWN, BROKEN = 22, 9, 5, 4
+
+
+@pytest.fixture
+def post(uwsgi, make_event):
+    """Upload the nth batch, of a singles and two cosmic events; return the answer."""
+
+    def post(number, **changed):
+        events = [make_event('SIN', nanoseconds=3 * number)]
+        events += [make_event(nanoseconds=3 * number + n) for n in (1, 2)]
+        pickled = pickle.dumps(events, 2)
+        form = {
+            'station_id': STATION,
+            'password': PASSWORD,
+            'data': pickled,
+            'checksum': hashlib.md5(pickled).hexdigest(),
+        }
+        response = requests.post(uwsgi.url, data=form | changed, timeout=30)
+        return int(response.text), len(pickled)
+
+    return post
+
+
+@pytest.fixture
+def counts(uwsgi):
+    """Return what is on /metrics, by name and labels' values."""
+
+    def counts():
+        response = requests.get(uwsgi.url + 'metrics', timeout=30)
+        assert response.status_code == 200
+        return {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(response.text)
+            for sample in family.samples
+        }
+
+    return counts
+
+
+def test_what_two_workers_and_the_writer_count_is_exactly_what_was_sent(
+    uwsgi, post, counts
+):
+    changes = [{}] * GOOD + [{'password': 'no'}] * WRONG
+    changes += [{'station_id': 999}] * UNKNOWN + [{'checksum': '0'}] * BROKEN
+    with ThreadPoolExecutor(8) as senders:
+        answers = list(senders.map(lambda n: post(n, **changes[n]), range(40)))
+    assert run_writer(uwsgi.configfile).returncode == 0
+
+    found = counts()
+
+    answered = Counter(rcode for rcode, _ in answers)
+    assert answered == {100: GOOD, 203: WRONG, 206: UNKNOWN, 201: BROKEN}
+    for rcode in (100, 201, 203, 205, 206, 208, 400):
+        assert found['datastore_uploads_total', str(rcode)] == answered[rcode]
+    assert found['datastore_upload_seconds_count',] == 40
+    assert found['datastore_upload_bytes_total',] == sum(
+        size for rcode, size in answers if rcode == 100
+    )
+    assert found['datastore_events_total', 'SIN'] == GOOD
+    assert found['datastore_events_total', 'CIC'] == 2 * GOOD
+    assert found['datastore_stored_events_total',] == 3 * GOOD
+    assert found['datastore_commits_total',] == 1
+    assert found['datastore_sweep_seconds_count',] == 1
+    assert found['datastore_spool_batches',] == 0
+
+
+def test_worker_that_is_killed_takes_no_count_with_it(uwsgi, post, counts):
+    assert [post(number)[0] for number in range(3)] == [100] * 3
+    for worker in uwsgi.workers:
+        process = os.pidfd_open(worker)
+        os.kill(worker, signal.SIGKILL)
+        # One that is dying could still take a connection, and drop it.
+        select.select([process], [], [], 30)
+        os.close(process)
+
+    assert post(3)[0] == 100
+
+    assert counts()['datastore_uploads_total', '100'] == 4
+    files = os.listdir(uwsgi.data_dir / 'metrics' / 'wsgi')
+    assert len(files) <= 3  # the master's, and one of each worker
