@@ -197,8 +197,8 @@ class Metrics:
         with self._lock:
             self._put((metric.name,), value)
 
-    def write(self) -> None:
-        """Write what has changed to the file, in one call."""
+    def write(self) -> bool:
+        """Write what has changed to the file; return whether the disk took it."""
         # A disk that does not take it now is asked again the next time.
         with self._lock, contextlib.suppress(OSError):
             if self._file is None:
@@ -208,6 +208,7 @@ class Metrics:
             self._file.seek(start)
             if self._file.write(changed) == stop - start:
                 self._unwritten = range(0)
+        return not self._unwritten
 
     def close(self) -> None:
         """Leave the file to another process; nothing is to be counted after."""

@@ -143,7 +143,7 @@ class Spool:
         return total
 
     def waiting(self) -> Waiting:
-        """Return what is waiting; 2 us for each batch."""
+        """Return what is waiting; 0.4 s for 100,000 batches."""
         batches, size, oldest = 0, 0, None
         for entry in os.scandir(self._incoming):
             match = _NAME.fullmatch(entry.name)

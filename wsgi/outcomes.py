@@ -71,6 +71,10 @@ class Outcomes:
         self._repetition = Repetition()
         self._per_station = config.per_station_metrics
         self._metrics = Metrics(config.data_dir, 'wsgi')
+        if not self._metrics.write():
+            logger.warning(
+                'the disk does not take counts in %s/metrics', config.data_dir
+            )
 
     def taken(
         self,
