@@ -1,4 +1,4 @@
-"""What real workers and a real writer count is exactly what was sent."""
+"""What real workers and a real writer count and log is exactly what was sent."""
 
 import hashlib
 import os
@@ -12,6 +12,8 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 from support import PASSWORD, STATION, run_writer
+
+from datastore.upload_id import upload_id
 
 GOOD, WRONG, UNKNOWN, BROKEN = 22, 9, 5, 4
 
@@ -93,3 +95,19 @@ def test_worker_that_is_killed_takes_no_count_with_it(uwsgi, post, counts):
     assert counts()['datastore_uploads_total', '100'] == 4
     files = os.listdir(uwsgi.data_dir / 'metrics' / 'wsgi')
     assert len(files) <= 3  # the master's, and one of each worker
+
+
+def test_id_of_an_upload_finds_its_answer_and_its_commit_in_the_logs(uwsgi, post):
+    assert post(1)[0] == 100
+    (name,) = os.listdir(uwsgi.data_dir / 'incoming')
+    assert run_writer(uwsgi.configfile).returncode == 0
+
+    story = [
+        line
+        for log in sorted((uwsgi.configfile.parent / 'log').iterdir(), reverse=True)
+        for line in log.read_text().splitlines()
+        if upload_id(name) in line
+    ]
+    answer, commit = story
+    assert f' INFO station {STATION}: 3 events in ' in answer
+    assert f' INFO station {STATION}: 3 events stored from 1 batches' in commit
