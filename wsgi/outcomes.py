@@ -111,7 +111,7 @@ class Outcomes:
         metrics.count(UPLOAD_BYTES, size)
         if self._per_station:
             metrics.count(STATION_EVENTS, fields['events'], str(receipt.station))
-        self._answered(receipt, rcodes.OK, is_listed=True)
+        self._count(receipt, rcodes.OK, is_listed=True)
         return rcodes.OK
 
     def refused(self, receipt: Receipt, error: UploadError) -> int:
@@ -124,11 +124,11 @@ class Outcomes:
             sender, level = receipt.sender, logging.WARNING
         if repeats := self._repetition.failed(sender, rcode):
             fields = receipt.fields(rcode)
-            if repeats.since is None:
-                said = _answered(rcode)
-            else:
-                said = f'{_answered(rcode)} {_more(repeats)}'
-                level = logging.ERROR if level == logging.ERROR else logging.INFO
+            said = _answered(rcode)
+            if repeats.since is not None:
+                said = f'{said} {_more(repeats)}'
+                # It is no news, unless it concerns everybody.
+                level = logging.INFO if level == logging.WARNING else level
             self._logger.log(
                 level,
                 '%s: %s: %s; %d bytes, %.1f ms',
@@ -142,7 +142,7 @@ class Outcomes:
         is_listed = receipt.station is not None and not isinstance(
             error, UnknownStation
         )
-        self._answered(receipt, rcode, is_listed)
+        self._count(receipt, rcode, is_listed)
         return rcode
 
     def failed(self, receipt: Receipt, error: Exception) -> int:
@@ -159,14 +159,14 @@ class Outcomes:
                 exc_info=error,
                 extra=receipt.fields(rcode) | {'times': max(1, repeats.more)},
             )
-        self._answered(receipt, rcode, is_listed=False)
+        self._count(receipt, rcode, is_listed=False)
         return rcode
 
     def close(self) -> None:
         """Leave the counts to another process."""
         self._metrics.close()
 
-    def _answered(self, receipt: Receipt, rcode: int, is_listed: bool) -> None:
+    def _count(self, receipt: Receipt, rcode: int, is_listed: bool) -> None:
         metrics = self._metrics
         metrics.count(UPLOADS, 1, str(rcode))
         metrics.observe(UPLOAD_SECONDS, receipt.seconds())
