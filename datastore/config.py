@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import date, timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,24 @@ def _date(text: str, directory: Path) -> date:
         raise ValueError('is not a date such as 2020-01-01') from None
 
 
+def _silence(text: str, directory: Path) -> timedelta:
+    return timedelta(seconds=_duration(text, timedelta(days=365)))
+
+
+Network = IPv4Network | IPv6Network
+
+
+def _networks(text: str, directory: Path) -> tuple[Network, ...]:
+    if text.lower() == 'off':
+        return ()
+    try:
+        return tuple(ip_network(name.strip()) for name in text.split(','))
+    except ValueError as error:
+        raise ValueError(
+            f'is not a list of networks such as 192.0.2.0/24, ::1, or off: {error}'
+        ) from None
+
+
 def _key(
     section: str, parse: Callable[[str, Path], Any], default: Any = MISSING
 ) -> Any:
@@ -155,6 +174,15 @@ class Config:
 
     # Whether /metrics counts the uploads and events of each station, too.
     per_station_metrics: bool = _key('Status', _yes_or_no, False)
+    # A station whose last upload is longer ago than `late` is late, and longer
+    # ago than `down` is down.
+    late: timedelta = _key('Status', _silence, timedelta(hours=1))
+    down: timedelta = _key('Status', _silence, timedelta(days=1))
+    # Networks that may GET /metrics, /healthz and /status.json; others are told 404, and
+    # so are requests that a web server passes on.  Empty for nobody.
+    allow: tuple[Network, ...] = _key(
+        'Status', _networks, (ip_network('127.0.0.0/8'), ip_network('::1'))
+    )
 
 
 _KEYS = {
@@ -209,7 +237,10 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     for (section, name), key in _KEYS.items():
         if name not in values and key.default is MISSING:
             raise ConfigError(f'{path}: key {name} is missing in [{section}]')
-    return Config(path=path, **values)
+    config = Config(path=path, **values)
+    if config.late > config.down:
+        raise ConfigError(f'{path}: late in [Status] is longer than down')
+    return config
 
 
 class _NotSet(Exception):

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import re
 from datetime import date, timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,13 @@ def test_log_station_list_and_data_dir_are_all_that_is_needed(read, ini, tmp_pat
         sleep=60.0,
         earliest=date(2020, 1, 1),
         future_tolerance=timedelta(days=1),
+<<<<<<< HEAD
         per_station_metrics=False,
+=======
+        late=timedelta(hours=1),
+        down=timedelta(days=1),
+        allow=(ip_network('127.0.0.0/8'), ip_network('::1/128')),
+>>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
     )
 
 
@@ -92,7 +99,13 @@ earliest = 2016-02-29
 future_tolerance = 90
 
 [Status]
+<<<<<<< HEAD
 per_station_metrics = yes
+=======
+late = 5 min
+down = 2 hours
+allow = 192.0.2.0/24, 2001:db8::/32,10.1.2.3
+>>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
 """
     )
 
@@ -104,7 +117,27 @@ per_station_metrics = yes
     assert config.sleep == 2.5
     assert config.earliest == date(2016, 2, 29)
     assert config.future_tolerance == timedelta(seconds=90)
+<<<<<<< HEAD
     assert config.per_station_metrics is True
+=======
+    assert (config.late, config.down) == (timedelta(minutes=5), timedelta(hours=2))
+    assert [str(network) for network in config.allow] == [
+        '192.0.2.0/24',
+        '2001:db8::/32',
+        '10.1.2.3/32',
+    ]
+
+
+@pytest.mark.parametrize('text', ['off', 'Off'])
+def test_status_pages_can_be_for_nobody(read, text):
+    assert read(f'{GENERAL}[Status]\nallow = {text}\n').allow == ()
+
+
+def test_late_comes_before_down(complaint):
+    said = complaint(f'{GENERAL}[Status]\nlate = 2 days\n')
+
+    assert said.endswith('late in [Status] is longer than down')
+>>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
 
 
 def test_configuration_does_not_change(read):
@@ -327,7 +360,13 @@ MISTAKEN_VALUES = {
     ('Writer', 'sleep'): '0|0.0 s|-1|nan|inf|1,5|1 week|1 ms|1 Min|ten|',
     ('Suspicion', 'earliest'): '2020|2020-1-1|2020-02-30|01-01-2020|2020-01-01T00:00|',
     ('Suspicion', 'future_tolerance'): '0|-1 day|1 fortnight|99999999999999|',
+<<<<<<< HEAD
     ('Status', 'per_station_metrics'): 'maybe|1|',
+=======
+    ('Status', 'late'): '0|-1|2 years|366 days|',
+    ('Status', 'down'): '0|-1|2 years|366 days|',
+    ('Status', 'allow'): 'all|localhost|10.0.0.1/8|10.0.0.0/33|::1,|none|10.0.0.0 ::1|',
+>>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
 }
 
 
