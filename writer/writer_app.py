@@ -44,6 +44,7 @@ from datastore.upload_id import upload_id, uploads_in_lines
 from writer.digests import event_digest
 from writer.journal import FileBusy, replay_journal
 from writer.patience import Patience
+from writer.progress import Progress
 from writer.rows import rows_and_blobs
 from writer.storage import Archive, DamagedFile
 
@@ -81,19 +82,23 @@ def writer(
     with blaming(config, 'data_dir'):
         spool = Spool(config.data_dir)
         suspicious = Suspicious(config.data_dir)
-    with _only_writer(config.data_dir):
+    progress = Progress(config.data_dir)
+    with _only_writer(config.data_dir), progress.running(once):
         metrics = Metrics(config.data_dir, 'writer')
         archive = Archive(
             config.data_dir, spool.remove, lambda: metrics.count(JOURNAL_REPLAYS)
         )
         patience = Patience()
-        sweeper = Sweeper(spool, suspicious, archive, patience, metrics, stop)
+        sweeper = Sweeper(
+            spool, suspicious, archive, patience, metrics, stop, progress
+        )
         logger.info('started, process %d, on %s', os.getpid(), config.data_dir)
         sweeper.recover()
         while True:
             pause = config.sleep
             try:
-                sweeper.sweep()
+                with progress.sweeping():
+                    sweeper.sweep()
                 patience.succeeded('spool')
             except OSError as error:
                 if once or error.errno not in DISK_ERRORS:
@@ -127,6 +132,7 @@ class Sweeper:
         patience: Patience,
         metrics: Metrics,
         stop: threading.Event,
+        progress: Progress,
     ) -> None:
         self._spool = spool
         self._suspicious = suspicious
@@ -134,6 +140,7 @@ class Sweeper:
         self._stop = stop
         self._patience = patience
         self._metrics = metrics
+        self._progress = progress
         self._codes_logged: set[tuple[int, str]] = set()
 
     def recover(self) -> None:
@@ -162,6 +169,7 @@ class Sweeper:
             self._reject(name, 'this is not the name of a spool file')
         for names in self._spool.pending().values():
             for batches in self._loads(names):
+                self._progress.loaded(len(batches))
                 self._store(batches)
                 if self._stop.is_set():
                     return
@@ -206,6 +214,7 @@ class Sweeper:
         else:
             logger.error('rejected spool file %s: %s', name, reason, extra=fields)
             self._metrics.count(REJECTED_BATCHES)
+            self._progress.rejected()
 
     def _store(self, batches: dict[str, Batch]) -> None:
         """Append the events of these batches, of one station, to their day files."""
@@ -310,6 +319,14 @@ class Sweeper:
         else:
             for name in last:
                 self._spool.remove(name)
+        self._progress.appended(
+            key.station,
+            key,
+            batches=[name for name, _ in entries],
+            new=sources,
+            flagged=[sources[position] for position in bad],
+            finished=last,
+        )
         duplicates = len(entries) - len(new)
         self._metrics.count(STORED_EVENTS, len(stored))
         self._metrics.count(DUPLICATE_EVENTS, duplicates)

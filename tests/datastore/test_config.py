@@ -71,13 +71,10 @@ def test_log_station_list_and_data_dir_are_all_that_is_needed(read, ini, tmp_pat
         sleep=60.0,
         earliest=date(2020, 1, 1),
         future_tolerance=timedelta(days=1),
-<<<<<<< HEAD
         per_station_metrics=False,
-=======
         late=timedelta(hours=1),
         down=timedelta(days=1),
         allow=(ip_network('127.0.0.0/8'), ip_network('::1/128')),
->>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
     )
 
 
@@ -99,13 +96,10 @@ earliest = 2016-02-29
 future_tolerance = 90
 
 [Status]
-<<<<<<< HEAD
 per_station_metrics = yes
-=======
 late = 5 min
 down = 2 hours
 allow = 192.0.2.0/24, 2001:db8::/32,10.1.2.3
->>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
 """
     )
 
@@ -117,9 +111,6 @@ allow = 192.0.2.0/24, 2001:db8::/32,10.1.2.3
     assert config.sleep == 2.5
     assert config.earliest == date(2016, 2, 29)
     assert config.future_tolerance == timedelta(seconds=90)
-<<<<<<< HEAD
-    assert config.per_station_metrics is True
-=======
     assert (config.late, config.down) == (timedelta(minutes=5), timedelta(hours=2))
     assert [str(network) for network in config.allow] == [
         '192.0.2.0/24',
@@ -137,7 +128,7 @@ def test_late_comes_before_down(complaint):
     said = complaint(f'{GENERAL}[Status]\nlate = 2 days\n')
 
     assert said.endswith('late in [Status] is longer than down')
->>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
+    assert config.per_station_metrics is True
 
 
 def test_configuration_does_not_change(read):
@@ -360,13 +351,10 @@ MISTAKEN_VALUES = {
     ('Writer', 'sleep'): '0|0.0 s|-1|nan|inf|1,5|1 week|1 ms|1 Min|ten|',
     ('Suspicion', 'earliest'): '2020|2020-1-1|2020-02-30|01-01-2020|2020-01-01T00:00|',
     ('Suspicion', 'future_tolerance'): '0|-1 day|1 fortnight|99999999999999|',
-<<<<<<< HEAD
     ('Status', 'per_station_metrics'): 'maybe|1|',
-=======
     ('Status', 'late'): '0|-1|2 years|366 days|',
     ('Status', 'down'): '0|-1|2 years|366 days|',
     ('Status', 'allow'): 'all|localhost|10.0.0.1/8|10.0.0.0/33|::1,|none|10.0.0.0 ::1|',
->>>>>>> d998d3d (Take when a station is late or down, and who may ask, from the configuration)
 }
 
 
