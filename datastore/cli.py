@@ -8,13 +8,14 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from datastore.commands import serve, verify
+from datastore.commands import serve, status, verify
 from datastore.commands.options import CommandError
 from datastore.config import ConfigError
 
 # In the order of the help.
 COMMANDS = (
     serve,
+    status,
     verify,
 )
 

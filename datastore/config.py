@@ -178,8 +178,8 @@ class Config:
     # ago than `down` is down.
     late: timedelta = _key('Status', _silence, timedelta(hours=1))
     down: timedelta = _key('Status', _silence, timedelta(days=1))
-    # Networks that may GET /metrics, /healthz and /status.json; others are told 404, and
-    # so are requests that a web server passes on.  Empty for nobody.
+    # Networks that may GET /metrics, /healthz and /status.json; others are told
+    # 404, and so are requests that a web server passes on.  Empty for nobody.
     allow: tuple[Network, ...] = _key(
         'Status', _networks, (ip_network('127.0.0.0/8'), ip_network('::1'))
     )

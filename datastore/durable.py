@@ -89,3 +89,26 @@ def make_directory(directory: Path) -> None:
         if not directory.is_dir():  # made by another process just now
             raise
     fsync_directory(directory.parent)
+
+
+def check_writable(directory: Path) -> None:
+    """Raise OSError if no file can be made in `directory`, or fsynced there.
+
+    The file has no name and is gone when this returns, or crashes.
+    """
+    try:
+        descriptor = os.open(directory, os.O_TMPFILE | os.O_WRONLY, FILE_MODE)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            raise
+        # A file system without nameless files: believe its permissions.
+        if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(
+                errno.EACCES, os.strerror(errno.EACCES), str(directory)
+            ) from None
+        return
+    try:
+        os.write(descriptor, b'?')
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

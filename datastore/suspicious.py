@@ -12,6 +12,7 @@ anything else.
 
 import hashlib
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,11 @@ class Flagged(NamedTuple):
 
     event: Any
     reasons: tuple[str, ...]
+
+
+def count_suspicious(data_dir: Path) -> int:
+    """Return how many files wait for a person.  Raises OSError."""
+    return sum(n.endswith('.json') for n in os.listdir(data_dir / 'suspicious'))
 
 
 class Suspicious:

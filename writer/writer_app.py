@@ -89,9 +89,7 @@ def writer(
             config.data_dir, spool.remove, lambda: metrics.count(JOURNAL_REPLAYS)
         )
         patience = Patience()
-        sweeper = Sweeper(
-            spool, suspicious, archive, patience, metrics, stop, progress
-        )
+        sweeper = Sweeper(spool, suspicious, archive, patience, metrics, stop, progress)
         logger.info('started, process %d, on %s', os.getpid(), config.data_dir)
         sweeper.recover()
         while True:

@@ -9,7 +9,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -22,13 +21,14 @@ from prometheus_client.registry import Collector
 
 from datastore.config import Config
 from datastore.metrics import METRICS, PROGRAMS, Counts, Metric, counts_of
-from datastore.spool import Spool, Waiting
-from wsgi.status_pages import Page
+from datastore.spool import Backlog, measure_backlog
 
 # A long spool is looked through again only after so many times the time it
 # took, or some seconds.
 _SCAN_SHARE = 50
 _SCAN_INTERVAL = 5.0  # s
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
@@ -39,23 +39,21 @@ class MetricsPage(Collector):
     def __init__(
         self,
         config: Config,
-        spool: Spool,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`clock` never goes back; `now` tells the s since the epoch."""
         self._config = config
-        self._spool = spool
         self._clock = clock
         self._now = now
-        self._waiting = Waiting(0, 0, None)
+        self._waiting = Backlog(0, 0, None)
         self._scan_again = -math.inf
 
-    def __call__(self) -> Page:
+    def render(self) -> bytes:
         """Return the page.  Raises OSError if the disk does not answer."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        return Page(CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
+        return generate_latest(registry)
 
     def collect(self) -> Iterator[Family]:
         """Yield the families, as prometheus_client asks for them."""
@@ -77,7 +75,7 @@ class MetricsPage(Collector):
         yield GaugeMetricFamily(
             'datastore_spool_bytes',
             'Bytes of the batches that wait for the writer.',
-            value=waiting.bytes,
+            value=waiting.size,
         )
         yield GaugeMetricFamily(
             'datastore_spool_oldest_seconds',
@@ -90,19 +88,14 @@ class MetricsPage(Collector):
             value=disk.f_bavail * disk.f_frsize,
         )
 
-    def _age(self, moment: str | None) -> float:
-        if moment is None:
-            return 0.0
-        came = datetime.strptime(moment, '%Y%m%dT%H%M%S.%f').replace(
-            tzinfo=timezone.utc
-        )
-        return max(0.0, self._now() - came.timestamp())
+    def _age(self, moment: int | None) -> float:
+        return 0.0 if moment is None else max(0.0, self._now() - moment)
 
     def _scan(self) -> None:
         started = self._clock()
         if started < self._scan_again:
             return
-        self._waiting = self._spool.waiting()
+        self._waiting = measure_backlog(self._config.data_dir)
         finished = self._clock()
         pause = max(_SCAN_INTERVAL, _SCAN_SHARE * (finished - started))
         self._scan_again = finished + pause

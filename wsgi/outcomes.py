@@ -24,6 +24,7 @@ from datastore.metrics import (
     Metrics,
 )
 from datastore.suspicious import Flagged
+from datastore.tally import Tally
 from datastore.upload_id import new_upload_id
 from wsgi import rcodes
 from wsgi.pressure import HeldBack
@@ -68,6 +69,7 @@ class Outcomes:
 
     def __init__(self, config: Config, logger: logging.Logger) -> None:
         self._logger = logger
+        self._tally = Tally(config.data_dir, logger)
         self._repetition = Repetition()
         self._per_station = config.per_station_metrics
         self._metrics = Metrics(config.data_dir, 'wsgi')
@@ -111,6 +113,8 @@ class Outcomes:
         metrics.count(UPLOAD_BYTES, size)
         if self._per_station:
             metrics.count(STATION_EVENTS, fields['events'], str(receipt.station))
+        if receipt.station is not None:
+            self._tally.taken(receipt.station, size, good, len(flagged))
         self._count(receipt, rcodes.OK, is_listed=True)
         return rcodes.OK
 
@@ -142,6 +146,7 @@ class Outcomes:
         is_listed = receipt.station is not None and not isinstance(
             error, UnknownStation
         )
+        self._tally.refused(receipt.station if is_listed else None, rcode)
         self._count(receipt, rcode, is_listed)
         return rcode
 
@@ -159,12 +164,14 @@ class Outcomes:
                 exc_info=error,
                 extra=receipt.fields(rcode) | {'times': max(1, repeats.more)},
             )
+        self._tally.refused(None, rcode)
         self._count(receipt, rcode, is_listed=False)
         return rcode
 
     def close(self) -> None:
         """Leave the counts to another process."""
         self._metrics.close()
+        self._tally.close()
 
     def _count(self, receipt: Receipt, rcode: int, is_listed: bool) -> None:
         metrics = self._metrics

@@ -39,6 +39,13 @@ class StationList:
     def __len__(self) -> int:
         return len(self._stations)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._stations
+
+    def clusters(self) -> dict[int, str]:
+        """Return the cluster of each station."""
+        return {number: station.cluster for number, station in self._stations.items()}
+
     def authenticate(self, number: int, password: bytes) -> Station:
         """Return the station `number` if `password`, as uploaded, is its own.
 

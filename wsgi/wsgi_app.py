@@ -21,16 +21,16 @@ from datastore.config import Config, ConfigError, blaming, read_config
 from datastore.event import Event
 from datastore.logs import open_log
 from datastore.spool import Spool
+from datastore.status import StatusReport
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import new_upload_id
-from wsgi import rcodes
+from wsgi import rcodes, status_pages
 from wsgi.metrics import MetricsPage
 from wsgi.outcomes import Outcomes, Receipt
 from wsgi.pressure import Pressure
 from wsgi.protocol0 import EventReader
 from wsgi.rcodes import TransactionFailed, UploadError
 from wsgi.stations import Station, StationList, read_station_list
-from wsgi.status_pages import Pages, answer_page, is_status_page
 from wsgi.suspicion import limits, reasons, sort_out
 from wsgi.unpickle import decode_object, load_event_list
 from wsgi.upload import read_upload, verified_data
@@ -53,9 +53,10 @@ class Endpoint(NamedTuple):
     suspicious: Suspicious
     pressure: Pressure
     reader: EventReader
-    logger: logging.Logger
     outcomes: Outcomes
-    pages: Pages
+    report: StatusReport
+    metrics_page: MetricsPage
+    logger: logging.Logger
 
 
 def application(
@@ -65,13 +66,14 @@ def application(
 ) -> Iterable[bytes]:
     """Answer one upload with its code, whatever it is; HTTP 200, text/plain.
 
-    A GET of a status page is answered with the page.
+    A GET of a page of `wsgi.status_pages` is answered with that.
     """
+    if status_pages.is_asked_for(environ):
+        return status_pages.answer(
+            environ, start_response, lambda: _endpoint(configfile)
+        )
     try:
-        endpoint = _endpoint(configfile)
-        if is_status_page(environ, endpoint.pages):
-            return answer_page(environ, start_response, endpoint.pages)
-        rcode = _receive(environ, endpoint)
+        rcode = _receive(environ, _endpoint(configfile))
     except ConfigError as error:
         # At start do_init says this; here a deployment has not called it.
         environ['wsgi.errors'].write(f'{error}\n')
@@ -211,8 +213,6 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
         suspicious = Suspicious(config.data_dir)
     logger.info('%d stations listed in %s', len(stations), config.station_list)
     pressure = Pressure(config, spool)
-    outcomes = Outcomes(config, logger)
-    pages = {'/metrics': MetricsPage(config, spool)}
     return Endpoint(
         config=config,
         stations=stations,
@@ -220,9 +220,10 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
         suspicious=suspicious,
         pressure=pressure,
         reader=EventReader(),
+        outcomes=Outcomes(config, logger),
+        report=StatusReport(config),
+        metrics_page=MetricsPage(config),
         logger=logger,
-        outcomes=outcomes,
-        pages=pages,
     )
 
 

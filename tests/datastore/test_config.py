@@ -117,6 +117,7 @@ allow = 192.0.2.0/24, 2001:db8::/32,10.1.2.3
         '2001:db8::/32',
         '10.1.2.3/32',
     ]
+    assert config.per_station_metrics is True
 
 
 @pytest.mark.parametrize('text', ['off', 'Off'])
@@ -128,7 +129,6 @@ def test_late_comes_before_down(complaint):
     said = complaint(f'{GENERAL}[Status]\nlate = 2 days\n')
 
     assert said.endswith('late in [Status] is longer than down')
-    assert config.per_station_metrics is True
 
 
 def test_configuration_does_not_change(read):

@@ -11,7 +11,14 @@ from datetime import datetime, timezone
 
 import pytest
 
-from datastore.spool import DEBRIS_AGE, MAGIC, Spool, SpoolFileError, Waiting
+from datastore.spool import (
+    DEBRIS_AGE,
+    MAGIC,
+    Backlog,
+    Spool,
+    SpoolFileError,
+    measure_backlog,
+)
 
 CONTENT = b'a batch\n\0\xff'
 NAME = '20240503T120000.000000-510-0123abcd.batch'
@@ -410,15 +417,18 @@ def test_size_is_the_bytes_of_the_files_that_wait(spool, incoming, tmp):
     assert spool.size() == overhead
 
 
-def test_what_waits_is_counted_with_the_moment_of_the_oldest(spool, incoming, clock):
-    assert spool.waiting() == Waiting(0, 0, None)
+def test_what_waits_is_counted_with_the_moment_of_the_oldest(
+    spool, incoming, clock, data_dir
+):
+    assert measure_backlog(data_dir) == Backlog(0, 0, None)
     for day in (2, 1, 3):
         clock.set(2024, 5, day, nanoseconds=1_000)
         spool.put(510, bytes(100))
     (incoming / 'stranger').write_bytes(bytes(100))
 
     batch = len(spool_file(content=bytes(100)))
-    assert spool.waiting() == Waiting(3, 3 * batch, '20240501T000000.000001')
+    may_1 = 1_714_521_600
+    assert measure_backlog(data_dir) == Backlog(3, 3 * batch, may_1)
 
 
 def test_size_leaves_out_what_is_stored_meanwhile(spool, monkeypatch):

@@ -148,7 +148,8 @@ def files_in(data_dir):
     return [
         path
         for path in data_dir.rglob('*')
-        if path.is_file() and data_dir / 'metrics' not in path.parents
+        if path.is_file()
+        and not {data_dir / 'metrics', data_dir / 'status'} & {*path.parents}
     ]
 
 
@@ -588,7 +589,7 @@ def test_uploads_are_counted_by_what_became_of_them(
 
 
 def test_metrics_are_not_there_for_other_machines(configfile):
-    assert get(configfile, '/metrics') == ('404 Not Found', '')
+    assert get(configfile, '/metrics') == ('404 Not Found', 'not found\n')
 
 
 def test_get_of_another_path_is_an_upload_that_is_none(configfile):

@@ -1,0 +1,218 @@
+"""`datastore status` on what a real endpoint and a real writer left."""
+
+import json
+import os
+import re
+import time
+from datetime import datetime
+
+import pytest
+from support import CLUSTER, PASSWORD, STATION
+
+from datastore import cli
+from datastore.simulation import Simulation
+from datastore.spool import Spool
+from datastore.tally import Tally
+from writer.writer_app import writer
+from wsgi import wsgi_app
+
+LATE, DOWN, NEVER = 502, 503, 504
+HOUR = 3600
+
+
+@pytest.fixture
+def stations(tmp_path):
+    """List four stations, out of order."""
+    lines = [
+        f'{number}, {CLUSTER}, {PASSWORD}\n' for number in (STATION, NEVER, LATE, DOWN)
+    ]
+    (tmp_path / 'station_list.csv').write_text(''.join(lines))
+
+
+@pytest.fixture
+def endpoint(configfile, stations):
+    return wsgi_app.do_init(configfile)
+
+
+@pytest.fixture
+def archive(configfile, endpoint):
+    """One station is up, others are late, down, and were never heard of."""
+    events = Simulation(datetime(2020, 5, 17, 9, 30), seed=1).take(60)
+    good, _ = wsgi_app._store(endpoint, STATION, CLUSTER, events)
+    endpoint.tally.taken(STATION, 1000, good, 0)
+    for station, age in ((LATE, 2 * HOUR), (DOWN, 26 * HOUR)):
+        past = time.time() - age
+        tally = Tally(endpoint.config.data_dir, endpoint.logger, lambda past=past: past)
+        tally.taken(station, 1000, good, 3)
+    writer(configfile, once=True)
+
+
+@pytest.fixture
+def status(configfile, capsys):
+    """Run `datastore status`; return its exit status and what it printed."""
+
+    def status(*arguments, configfile=configfile):
+        code = cli.main(['status', *map(str, arguments), '--config', str(configfile)])
+        return code, capsys.readouterr().out
+
+    return status
+
+
+@pytest.fixture
+def document(status):
+    return lambda *arguments: json.loads(status('--json', *arguments)[1])
+
+
+def test_silent_stations_stand_first(archive, document):
+    stations = document()['stations']
+
+    assert [(station['station'], station['state']) for station in stations] == [
+        (NEVER, 'down'),
+        (DOWN, 'down'),
+        (LATE, 'late'),
+        (STATION, 'up'),
+    ]
+    assert document()['counts'] == {'down': 2, 'late': 1, 'up': 1}
+
+
+def test_table_has_a_line_for_each_station(archive, status):
+    _, printed = status()
+    head, table = printed.split('\n\n')
+
+    assert re.search('Spool +0 batches, 0 bytes', head)
+    assert re.search(
+        'Writer +runs as process [0-9]+; last sweep [0-9]+ s ago; 60 ev', head
+    )
+    assert re.search('Stations +2 down, 1 late, 1 up', head)
+    header, *rows = table.splitlines()
+    assert header.split()[:3] == ['station', 'cluster', 'state']
+    assert [row.split()[0] for row in rows] == ['504', '503', '502', '510']
+    assert re.match(r'504 +Science Park +down +never +- +0 +0 +0 +- +-$', rows[0])
+    assert re.match(r'503 +Science Park +down +26 h ago +2020-05-17 ', rows[1])
+    assert re.match(r'502 +Science Park +late +2 h ago ', rows[2])
+    assert re.match(r'510 +Science Park +up +[0-9]+ s ago +2020-05-17 ', rows[3])
+
+
+def test_table_of_many_stations_is_readable(make_config, status, tmp_path):
+    configfile = make_config()
+    lines = [f'{number}, {"x" * 64}, {PASSWORD}\n' for number in range(1, 101)]
+    (tmp_path / 'station_list.csv').write_text(''.join(lines))
+    endpoint = wsgi_app.do_init(configfile)
+    for number in range(1, 101):
+        for rcode in (201, 203):
+            endpoint.tally.refused(number, rcode)
+    _, printed = status(configfile=configfile)
+
+    rows = printed.split('\n\n')[1].splitlines()
+    assert len(rows) == 101
+    assert max(map(len, rows)) < 220
+    assert re.search(r'201: 1, last \d+ s ago; 203: 1, last \d+ s ago$', rows[-1])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'code'),
+    [
+        ((), 1),
+        ((STATION,), 0),
+        ((LATE,), 0),
+        ((STATION, LATE), 0),
+        ((STATION, DOWN), 1),
+        ((NEVER,), 1),
+        (('--down', STATION), 0),
+    ],
+)
+def test_exit_status_is_1_if_a_station_that_is_asked_for_is_down(
+    archive, status, arguments, code
+):
+    assert status(*arguments)[0] == status('--json', *arguments)[0] == code
+
+
+def test_exit_status_is_1_if_the_writer_is_silent(archive, status, data_dir):
+    os.utime(data_dir / 'status' / 'writer.json', (0, 0))
+    code, printed = status(STATION)
+
+    assert code == 1
+    assert 'the writer has said nothing for' in printed
+
+
+def test_exit_status_is_1_if_the_writer_has_never_run(endpoint, status):
+    code, printed = status()
+
+    assert code == 1
+    assert 'the writer has never run here' in printed
+
+
+def test_down_leaves_out_the_stations_that_are_up(archive, document):
+    numbers = [station['station'] for station in document('--down')['stations']]
+
+    assert numbers == [NEVER, DOWN, LATE]
+
+
+def test_only_the_stations_that_are_named_are_shown(archive, document):
+    numbers = [s['station'] for s in document(STATION, NEVER)['stations']]
+
+    assert numbers == [NEVER, STATION]
+
+
+def test_thresholds_are_those_of_the_configuration(archive, make_config, status):
+    configfile = make_config(Status={'late': '3 hours', 'down': '2 days'})
+    (configfile.parent / 'station_list.csv').write_text(f'{LATE}, x, y\n{DOWN}, x, y\n')
+    code, printed = status('--json', configfile=configfile)
+
+    states = {s['station']: s['state'] for s in json.loads(printed)['stations']}
+    assert states == {LATE: 'up', DOWN: 'late'}
+    assert code == 0
+
+
+def test_what_waits_is_added_up(endpoint, document, data_dir):
+    spool = Spool(data_dir)
+    before = int(time.time())
+    size = sum(
+        (data_dir / 'incoming' / spool.put(STATION, bytes(100))).stat().st_size
+        for _ in range(3)
+    )
+    (data_dir / 'incoming' / 'a stranger').write_bytes(b'1234')
+
+    waiting = document()['spool']
+    assert (waiting['batches'], waiting['bytes']) == (4, size + 4)
+    assert before <= waiting['oldest'] <= waiting['measured']
+    assert waiting['oldest_age'] >= 0
+
+
+def test_what_is_kept_for_a_person_is_counted(configfile, endpoint, document, data_dir):
+    wsgi_app.store_data(STATION, CLUSTER, [{'no': 'event'}])
+    (data_dir / 'incoming' / 'a stranger').touch()
+    writer(configfile, once=True)
+
+    assert document()['suspicious_files'] == 1
+    assert document()['rejected_files'] == 1
+    assert document()['writer']['sweep']['rejected'] == 1
+
+
+def test_events_of_yesterday_are_not_of_today(archive, document):
+    (station,) = document(DOWN)['stations']
+
+    assert station['events_today'] == {}
+    assert sum(station['events'].values()) == 60
+    assert station['suspicious'] == 3
+
+
+def test_station_that_is_not_listed_is_an_error_of_one_line(
+    archive, configfile, capsys
+):
+    assert cli.main(['status', '999', '--config', str(configfile)]) == 1
+
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    assert 'station 999 is not in' in said
+
+
+def test_directory_that_nothing_has_run_on_is_an_error_of_one_line(
+    configfile, capsys, data_dir
+):
+    assert cli.main(['status', '--config', str(configfile)]) == 1
+
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1
+    assert str(data_dir) in said
+    assert not data_dir.exists()
