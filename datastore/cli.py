@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from datastore.commands import serve, status, verify
+from datastore.commands import check, serve, status, verify
 from datastore.commands.options import CommandError
 from datastore.config import ConfigError
 
@@ -16,6 +16,7 @@ from datastore.config import ConfigError
 COMMANDS = (
     serve,
     status,
+    check,
     verify,
 )
 

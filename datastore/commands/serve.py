@@ -70,7 +70,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def serve(port: int, directory: Path) -> int:
     """Become uWSGI; this returns only by raising ConfigError or OSError."""
     configfile = prepare(directory.absolute())
-    uwsgi = _find_uwsgi()
+    uwsgi = find_uwsgi()
     _check_port(port)
 
     url = f'http://{HOST}:{port}/'
@@ -130,8 +130,11 @@ def uwsgi_command(uwsgi: str, port: int, configfile: Path) -> list[str]:
     return command + [f'--{name}' for name in switches]
 
 
-def _find_uwsgi() -> str:
-    """Return the path of uWSGI, the one of this environment first."""
+def find_uwsgi() -> str:
+    """Return the path of uWSGI, the one of this environment first.
+
+    Raises ConfigError if there is none.
+    """
     scripts = sysconfig.get_path('scripts')
     uwsgi = shutil.which('uwsgi', path=scripts) or shutil.which('uwsgi')
     if uwsgi is None:
