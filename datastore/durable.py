@@ -20,19 +20,29 @@ FILE_MODE = 0o640  # events may hold passwords (CFG); the group may back up
 DIRECTORY_MODE = 0o750
 
 
-def put(path: Path, content: bytes, tmp: Path) -> None:
+def put(
+    path: Path,
+    content: bytes,
+    tmp: Path,
+    mode: int = FILE_MODE,
+    owner: tuple[int, int] | None = None,
+) -> None:
     """Create the file `path`, or replace it, durably.
 
     `tmp` is a directory on the same file system; a crash before the rename
-    leaves debris there, never a torn `path`.  Raises OSError, leaving nothing
-    behind, if any step fails.
+    leaves debris there, never a torn `path`.  `owner` is the user and the
+    group whose file it is to be; the user is left where we may not choose it.
+    Raises OSError, leaving nothing behind, if any step fails.
     """
     # Not named after `path`, whose name may be as long as names can be.
     draft = tmp / f'{time.time_ns():x}-{os.getpid()}-{os.urandom(4).hex()}'
     replaces = path.exists()
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & FILE_MODE)
     try:
         try:
+            if owner is not None:
+                _give(descriptor, *owner)
+                os.fchmod(descriptor, mode)
             write_all(descriptor, content)
             os.fsync(descriptor)
         finally:
@@ -53,6 +63,27 @@ def put(path: Path, content: bytes, tmp: Path) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         raise
+
+
+def _give(descriptor: int, user: int, group: int) -> None:
+    """Make a file somebody's, before there is anything in it to read.
+
+    Raises PermissionError if it cannot have the group, through which programs
+    may read it.
+    """
+    made = os.fstat(descriptor)
+    if (made.st_uid, made.st_gid) == (user, group):
+        return
+    try:
+        os.fchown(descriptor, user, group)
+    except PermissionError:
+        if made.st_gid != group:
+            try:
+                os.fchown(descriptor, -1, group)
+            except PermissionError:
+                raise PermissionError(
+                    errno.EPERM, 'cannot keep the group of the file; be its owner'
+                ) from None
 
 
 def write_all(descriptor: int, content: bytes) -> None:

@@ -220,9 +220,6 @@ def test_lines_of_comments_are_counted(read, path):
     [
         pytest.param(lambda path: None, id='no such file'),
         pytest.param(lambda path: path.mkdir(), id='a directory'),
-        pytest.param(
-            lambda path: path.write_bytes(b'501, A, hush\n502, B, \xe9\n'), id='latin-1'
-        ),
     ],
 )
 def test_list_that_cannot_be_read_is_named_in_one_line(path, make):
@@ -231,9 +228,21 @@ def test_list_that_cannot_be_read_is_named_in_one_line(path, make):
     with pytest.raises(ConfigError) as error_info:
         read_station_list(path)
 
+    assert re.fullmatch(rf'{re.escape(str(path))}: .+', str(error_info.value))
+
+
+def test_line_that_is_not_utf_8_is_named(read, path):
+    with pytest.raises(ConfigError) as error_info:
+        read(b'501, A, hush\n502, B, \xe9\n')
+
     said = str(error_info.value)
-    assert re.fullmatch(rf'{re.escape(str(path))}: .+', said)
+    assert said.startswith(f'{path}, line 2: is not UTF-8')
     assert 'hush' not in said
+
+
+def test_first_of_several_mistakes_is_named_with_their_number(read):
+    with pytest.raises(ConfigError, match=r'line 1: .*; 2 lines are at fault$'):
+        read('501\n502, B, x\n503\n')
 
 
 def test_quote_that_is_closed_on_another_line_is_a_mistake(read):
