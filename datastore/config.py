@@ -10,6 +10,7 @@ In a value `${NAME}` stands for the environment variable NAME, and `$${` for
 
 import configparser
 import contextlib
+import ipaddress
 import logging
 import os
 import re
@@ -19,8 +20,9 @@ from datetime import date, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-SECTIONS = ('General', 'Writer', 'Suspicion', 'Status')
+SECTIONS = ('General', 'Stations', 'Writer', 'Suspicion', 'Status')
 
 _VARIABLE = re.compile(r'(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}')
 
@@ -126,6 +128,45 @@ def _networks(text: str, directory: Path) -> tuple[Network, ...]:
         raise ValueError(
             f'is not a list of networks such as 192.0.2.0/24, ::1, or off: {error}'
         ) from None
+def secure_url(text: str) -> str:
+    """Return an address that may be fetched from; raises ValueError for others.
+
+    Only from this machine itself over plain HTTP: whoever can change what is
+    on its way decides who may upload.
+    """
+    if not re.fullmatch('[!-~]+', text):
+        raise ValueError('is not a URL: it holds a space or a sign beyond ASCII')
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f'is not a URL: {error}') from None
+    if parts.scheme not in ('http', 'https') or not host:
+        raise ValueError('is not a URL such as https://example.org/stations.csv')
+    if parts.scheme == 'http' and not is_loopback(host):
+        raise ValueError('is not safe from changes on its way; use https')
+    return text
+
+
+def without_userinfo(url: str) -> str:
+    """Return a URL as it may be shown, without the password it may hold."""
+    return re.sub('//[^/?#]*@', '//', url)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host`, a name or an address, is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
+
+
+def _url_or_off(text: str, directory: Path) -> str | None:
+    return None if text.lower() == 'off' else secure_url(text)
+
+
+def _path_or_system(text: str, directory: Path) -> Path | None:
+    return None if text.lower() == 'system' else _path(text, directory)
 
 
 def _key(
@@ -162,6 +203,18 @@ class Config:
     # Bytes that may wait in the spool; None for any number.  Above it uploads
     # are answered 205.
     max_spool_size: int | None = _key('General', _size_or_off, None)
+
+    # Where the station list is fetched from, by the writer; https.  What
+    # station_list names is then a copy, which is not edited by hand.  None
+    # for a list that is.
+    url: str | None = _key('Stations', _url_or_off, None)
+    # Seconds, or with a unit (`5 min`), between two looks whether it changed.
+    interval: float = _key('Stations', _pause, 300.0)
+    # Seconds that a fetch may take.
+    timeout: float = _key('Stations', _pause, 30.0)
+    # PEM file of the authorities that may vouch for url's server; None for
+    # those that this machine trusts.
+    ca_file: Path | None = _key('Stations', _path_or_system, None)
 
     # Seconds between two sweeps of the spool; may be a fraction; up to a day.
     sleep: float = _key('Writer', _pause, 60.0)
@@ -232,7 +285,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
             # secret.  Numbers may be beyond any float, and ~user be nobody.
             except (ValueError, OverflowError, RuntimeError) as error:
                 raise ConfigError(
-                    f'{path}: {name} in [{section}]: {text!r} {error}'
+                    f'{path}: {name} in [{section}]: {without_userinfo(text)!r} {error}'
                 ) from error
     for (section, name), key in _KEYS.items():
         if name not in values and key.default is MISSING:

@@ -25,12 +25,13 @@ from datastore.status import StatusReport
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import new_upload_id
 from wsgi import rcodes, status_pages
+from wsgi.following import FollowedStations
 from wsgi.metrics import MetricsPage
 from wsgi.outcomes import Outcomes, Receipt
 from wsgi.pressure import Pressure
 from wsgi.protocol0 import EventReader
 from wsgi.rcodes import TransactionFailed, UploadError
-from wsgi.stations import Station, StationList, read_station_list
+from wsgi.stations import Station
 from wsgi.suspicion import limits, reasons, sort_out
 from wsgi.unpickle import decode_object, load_event_list
 from wsgi.upload import read_upload, verified_data
@@ -48,7 +49,7 @@ class Endpoint(NamedTuple):
     """All that answering uploads takes, from one configuration file."""
 
     config: Config
-    stations: StationList
+    stations: FollowedStations
     spool: Spool
     suspicious: Suspicious
     pressure: Pressure
@@ -204,9 +205,9 @@ def _endpoint(configfile: str | os.PathLike[str]) -> Endpoint:
 
 def _initialise(configfile: str, pid: int) -> Endpoint:
     config = read_config(configfile)
-    stations = read_station_list(config.station_list)
     # Named after the file, so that two applications do not share a log.
     logger = logging.getLogger(f'wsgi:{configfile}')
+    stations = FollowedStations(config, logger)
     open_log(logger, config, f'wsgi.{pid}')
     with blaming(config, 'data_dir'):
         spool = Spool(config.data_dir)
