@@ -46,6 +46,7 @@ from writer.journal import FileBusy, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
 from writer.rows import rows_and_blobs
+from writer.station_list_fetcher import fetching
 from writer.storage import Archive, DamagedFile
 
 logger = logging.getLogger('writer')
@@ -83,7 +84,8 @@ def writer(
         spool = Spool(config.data_dir)
         suspicious = Suspicious(config.data_dir)
     progress = Progress(config.data_dir)
-    with _only_writer(config.data_dir), progress.running(once):
+    fetched = contextlib.nullcontext() if once else fetching(config)
+    with _only_writer(config.data_dir), progress.running(once), fetched:
         metrics = Metrics(config.data_dir, 'writer')
         archive = Archive(
             config.data_dir, spool.remove, lambda: metrics.count(JOURNAL_REPLAYS)
