@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from datastore.commands import check, serve, status, verify
+from datastore.commands import check, serve, stations, status, verify
 from datastore.commands.options import CommandError
 from datastore.config import ConfigError
 
@@ -17,6 +17,7 @@ COMMANDS = (
     serve,
     status,
     check,
+    stations,
     verify,
 )
 
