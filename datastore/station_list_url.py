@@ -77,13 +77,11 @@ class StationListUrl:
         """
         try:
             return self._fetch(force)
-        except OSError as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             # What the network says, and what the disk says of the copy.
             reason = error.reason if isinstance(error, URLError) else error
-            raise FetchError(f'{self.shown}: {reason}') from error
-        except (http.client.HTTPException, ValueError) as error:
-            reason = str(error) or type(error).__name__
-            raise FetchError(f'{self.shown}: {reason}') from error
+            text = ' '.join(str(reason).split()) or type(reason).__name__
+            raise FetchError(f'{self.shown}: {text}') from error
 
     def _fetch(self, force: bool) -> Changes:
         validators = self._validators()

@@ -68,6 +68,10 @@ def test_log_station_list_and_data_dir_are_all_that_is_needed(read, ini, tmp_pat
         max_upload=16 * 1024 * 1024,
         min_free_space=1024 * 1024 * 1024,
         max_spool_size=None,
+        url=None,
+        interval=300.0,
+        timeout=30.0,
+        ca_file=None,
         sleep=60.0,
         earliest=date(2020, 1, 1),
         future_tolerance=timedelta(days=1),
@@ -78,7 +82,7 @@ def test_log_station_list_and_data_dir_are_all_that_is_needed(read, ini, tmp_pat
     )
 
 
-def test_every_key_is_read_from_its_section(read):
+def test_every_key_is_read_from_its_section(read, tmp_path):
     config = read(
         GENERAL
         + """
@@ -87,6 +91,12 @@ log_format = json
 max_upload = 1234
 min_free_space = 5 GiB
 max_spool_size = 7
+
+[Stations]
+url = https://example.org/list
+interval = 1 hour
+timeout = 5
+ca_file = ca.pem
 
 [Writer]
 sleep = 2.5
@@ -108,6 +118,10 @@ allow = 192.0.2.0/24, 2001:db8::/32,10.1.2.3
     assert config.max_upload == 1234
     assert config.min_free_space == 5 * 2**30
     assert config.max_spool_size == 7
+    assert config.url == 'https://example.org/list'
+    assert config.interval == 3600
+    assert config.timeout == 5
+    assert config.ca_file == tmp_path / 'ca.pem'
     assert config.sleep == 2.5
     assert config.earliest == date(2016, 2, 29)
     assert config.future_tolerance == timedelta(seconds=90)
@@ -348,6 +362,10 @@ MISTAKEN_VALUES = {
     ('General', 'max_upload'): '0|0.5|-1|+1|1e6|16 MB|16 mib|1 GiBs|1 2|MiB|off|',
     ('General', 'min_free_space'): '0|none|10 %|',
     ('General', 'max_spool_size'): '0|none|-1|',
+    ('Stations', 'url'): 'list.csv|//a/b|ftp://a/b|https://|file:///x|http://a.nl/b|'
+    'http://127.0.0.1.nl/|https://a:b/|https://[/|https://a/b c|https://a/\xe9|',
+    ('Stations', 'interval'): '0|2 days|1 week|',
+    ('Stations', 'timeout'): '0|-1|2 days|',
     ('Writer', 'sleep'): '0|0.0 s|-1|nan|inf|1,5|1 week|1 ms|1 Min|ten|',
     ('Suspicion', 'earliest'): '2020|2020-1-1|2020-02-30|01-01-2020|2020-01-01T00:00|',
     ('Suspicion', 'future_tolerance'): '0|-1 day|1 fortnight|99999999999999|',
@@ -373,6 +391,27 @@ def test_mistaken_value_is_quoted_beside_its_key(complaint, ini, section, key, t
 
     assert said.startswith(f'{ini}: {key} in [{section}]: {text!r} is ')
     assert '\n' not in said
+
+
+@pytest.mark.parametrize(
+    'url',
+    ['http://127.0.0.1:80/a', 'http://localhost/', 'http://[::1]:8/', 'https://a.nl'],
+)
+def test_url_is_of_https_or_of_this_machine(read, url):
+    assert read(f'{GENERAL}[Stations]\nurl = {url}\n').url == url
+
+
+def test_password_of_a_url_that_cannot_be_used_is_not_told(complaint):
+    said = complaint(f'{GENERAL}[Stations]\nurl = http://user:hush@a.nl/b\n')
+
+    assert "'http://a.nl/b' is not safe" in said
+    assert 'hush' not in said
+
+
+def test_station_list_may_be_off_and_authorities_those_of_the_system(read):
+    config = read(f'{GENERAL}[Stations]\nurl = off\nca_file = system\n')
+
+    assert (config.url, config.ca_file) == (None, None)
 
 
 @pytest.mark.parametrize(
