@@ -139,8 +139,9 @@ def secure_url(text: str) -> str:
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f'is not a URL: {error}') from None
+    except ValueError:
+        # Python's own reason would quote what may be a password.
+        raise ValueError('is not a URL: its host or port cannot be') from None
     if parts.scheme not in ('http', 'https') or not host:
         raise ValueError('is not a URL such as https://example.org/stations.csv')
     if parts.scheme == 'http' and not is_loopback(host):
@@ -148,9 +149,13 @@ def secure_url(text: str) -> str:
     return text
 
 
-def without_userinfo(url: str) -> str:
-    """Return a URL as it may be shown, without the password it may hold."""
-    return re.sub('//[^/?#]*@', '//', url)
+def shown_url(url: str) -> str:
+    """Return a URL as it may be shown: without a password or a key in it."""
+    return re.sub(r'\?.*', '?...', re.sub('//[^/?#]*@', '//', url))
+
+
+def _shown(text: str) -> str:
+    return shown_url(text) if '://' in text else text
 
 
 def is_loopback(host: str) -> bool:
@@ -285,7 +290,7 @@ def read_config(path: str | os.PathLike[str]) -> Config:
             # secret.  Numbers may be beyond any float, and ~user be nobody.
             except (ValueError, OverflowError, RuntimeError) as error:
                 raise ConfigError(
-                    f'{path}: {name} in [{section}]: {without_userinfo(text)!r} {error}'
+                    f'{path}: {name} in [{section}]: {_shown(text)!r} {error}'
                 ) from error
     for (section, name), key in _KEYS.items():
         if name not in values and key.default is MISSING:

@@ -31,7 +31,7 @@ from datastore.config import (
     ConfigError,
     is_loopback,
     secure_url,
-    without_userinfo,
+    shown_url,
 )
 from datastore.station_list import Changes, Station
 
@@ -56,8 +56,11 @@ class StationListUrl:
         """Raises ConfigError if there is no URL, or ca_file cannot be used."""
         if config.url is None:
             raise ConfigError(f'{config.path}: no url in [Stations] to fetch from')
-        self.shown = without_userinfo(config.url)
+        self.shown = shown_url(config.url)
         self._url = config.url
+        # What tells it from another URL, and does not tell a key in it.
+        resource = _resource(config.url).encode('ascii')
+        self._about = hashlib.sha256(resource).hexdigest()
         self._path = config.station_list
         self._timeout = config.timeout
         self._clock = clock
@@ -122,7 +125,7 @@ class StationListUrl:
                     url = secure_url(target)
                 except ValueError as reason:
                     raise FetchError(
-                        f'{self.shown} redirects to {without_userinfo(target)!r:.200}, '
+                        f'{self.shown} redirects to {shown_url(target)!r:.200}, '
                         f'which {reason}'
                     ) from None
                 continue
@@ -145,9 +148,7 @@ class StationListUrl:
             user = f'{unquote(asked.username)}:{unquote(asked.password or "")}'
             encoded = base64.b64encode(user.encode('utf-8')).decode('ascii')
             headers['Authorization'] = f'Basic {encoded}'
-        _, _, host = parts.netloc.rpartition('@')
-        url = parts._replace(netloc=host, fragment='').geturl()
-        return urllib.request.Request(url, headers=headers | validators)
+        return urllib.request.Request(_resource(url), headers=headers | validators)
 
     def _body(self, response: http.client.HTTPResponse) -> bytes:
         """Return the whole body, within a bounded size and time."""
@@ -206,7 +207,7 @@ class StationListUrl:
             return {}
         if (
             not isinstance(said, dict)
-            or said.get('url') != self.shown
+            or said.get('url') != self._about
             or said.get('sha256') != hashlib.sha256(content).hexdigest()
         ):
             return {}
@@ -217,7 +218,7 @@ class StationListUrl:
         return {name: text for name, text in asked.items() if isinstance(text, str)}
 
     def _remember(self, path: Path, content: bytes, headers: Any) -> None:
-        said = {'url': self.shown, 'sha256': hashlib.sha256(content).hexdigest()}
+        said = {'url': self._about, 'sha256': hashlib.sha256(content).hexdigest()}
         for key, name in (('etag', 'ETag'), ('last_modified', 'Last-Modified')):
             text = headers.get(name, '')
             if 0 < len(text) <= _MAX_VALIDATOR:
@@ -235,6 +236,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *arguments: Any) -> None:
         return None
+
+
+def _resource(url: str) -> str:
+    """Return the URL without user and password, which go into a header."""
+    parts = urlsplit(url)
+    _, _, host = parts.netloc.rpartition('@')
+    return parts._replace(netloc=host, fragment='').geturl()
 
 
 def _said_path(path: Path) -> Path:

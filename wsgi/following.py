@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from datastore import station_list
-from datastore.config import Config, ConfigError, without_userinfo
+from datastore.config import Config, ConfigError, shown_url
 from wsgi.hashed_passwords import HashedPasswords
 from wsgi.stations import Station, StationList
 
@@ -44,7 +44,7 @@ class FollowedStations:
         self._complaint = ''
         if config.url and not self._path.exists():
             raise ConfigError(
-                f'{self._path}: not fetched yet from {without_userinfo(config.url)}; '
+                f'{self._path}: not fetched yet from {shown_url(config.url)}; '
                 'the writer does, or: datastore stations fetch'
             )
         try:

@@ -16,7 +16,7 @@ from datastore.commands.options import (
     print_table,
     station_number,
 )
-from datastore.config import Config, read_config, without_userinfo
+from datastore.config import Config, read_config, shown_url
 from datastore.station_list import Changes, Station
 
 
@@ -61,6 +61,14 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     action.add_argument('number', type=station_number, metavar='NUMBER')
     _add_password_options(action)
     action.set_defaults(run=_passwd)
+
+    action = actions.add_parser(
+        'hash',
+        help='hash the passwords that are plain',
+        description='Replace every plain password of the list by its hash. The '
+        'stations notice nothing.',
+    )
+    action.set_defaults(run=_hash)
 
     action = actions.add_parser(
         'check',
@@ -157,6 +165,28 @@ def _passwd(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _hash(arguments: argparse.Namespace) -> int:
+    config = _editable(arguments)
+    with station_list.locked(config.station_list) as path:
+        plain = [
+            station
+            for station in station_list.read_stations(path).values()
+            if not passwords.is_hash(station.password)
+        ]
+        content = path.read_bytes()
+        for station in plain:
+            known_as = passwords.hash_password(station.password)
+            hashed = station._replace(password=known_as)
+            content = station_list.with_password(content, hashed)
+        if plain:
+            station_list.replace(path, content)
+    if arguments.json:
+        print_json({'hashed': [station.number for station in plain]})
+    else:
+        print(f'{config.station_list}: {len(plain)} plain passwords hashed')
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> int:
     path = arguments.file or read_config(arguments.config).station_list
     stations, _, faults = station_list.parse(station_list.read_content(path))
@@ -204,7 +234,7 @@ def _editable(arguments: argparse.Namespace) -> Config:
     config = read_config(arguments.config)
     if config.url is not None:
         raise CommandError(
-            f'{config.station_list} is a copy of {without_userinfo(config.url)}, '
+            f'{config.station_list} is a copy of {shown_url(config.url)}, '
             f'the url in [Stations] of {config.path}; change the list there'
         )
     return config

@@ -120,6 +120,23 @@ def test_password_is_changed_and_all_else_stays(run, path):
     )
 
 
+def test_plain_passwords_are_hashed_and_open_as_before(run, path):
+    known = passwords.hash_password('x')
+    path.write_text(f'# c\n502, B,"q,"\n7,A, {known}\n{STATION}, A, pässwörd\n')
+
+    result = run('hash')
+
+    assert result.out == f'{path}: 2 plain passwords hashed\n'
+    lines = path.read_text().splitlines()
+    assert [lines[0], lines[2]] == ['# c', f'7,A, {known}']
+    assert lines[1].startswith('502, B,scrypt$')
+    assert opens(path, 502, 'q,') == 'B'
+    assert opens(path, STATION, 'pässwörd') == 'A'
+    before = path.stat().st_ino
+    assert json.loads(run('hash', '--json').out) == {'hashed': []}
+    assert path.stat().st_ino == before
+
+
 def test_first_station_makes_the_list(run, path):
     path.unlink()
 
@@ -147,7 +164,7 @@ REFUSED = {
 def test_edit_that_is_refused_says_why_and_changes_nothing(
     run, path, arguments, stdin, said
 ):
-    before = path.stat()
+    before = path.stat().st_ino
 
     result = run(*arguments, stdin=stdin)
 
@@ -155,11 +172,12 @@ def test_edit_that_is_refused_says_why_and_changes_nothing(
     assert result.err.startswith('datastore: ')
     assert said in result.err
     assert 'hush' not in result.err
-    assert path.stat() == before
+    assert path.stat().st_ino == before
 
 
 @pytest.mark.parametrize(
-    'arguments', [['add', 7, 'A', '--generate'], ['passwd', STATION, '--generate']]
+    'arguments',
+    [['add', 7, 'A', '--generate'], ['passwd', STATION, '--generate'], ['hash']],
 )
 def test_list_with_a_mistake_is_to_be_mended_first(run, path, arguments):
     path.write_text(f'{STATION}, A, x\n502\n')
@@ -369,7 +387,8 @@ def test_fetch_without_a_url_says_so(run):
 
 
 @pytest.mark.parametrize(
-    'arguments', [['add', 7, 'A', '--generate'], ['passwd', STATION, '--generate']]
+    'arguments',
+    [['add', 7, 'A', '--generate'], ['passwd', STATION, '--generate'], ['hash']],
 )
 def test_list_that_is_fetched_is_not_edited(run, serve, server, path, arguments):
     before = path.read_text()

@@ -8,12 +8,14 @@ import pickle
 import shutil
 import signal
 import socket
+import time
 from urllib.parse import urlencode, urlsplit
 
 import pytest
 import requests
 from support import PASSWORD, STATION, start_uwsgi, stop
 
+from datastore.passwords import hash_password
 from datastore.simulation import Simulation
 from datastore.station import Station, utc_now
 
@@ -272,6 +274,21 @@ def test_each_worker_logs_to_a_file_of_its_own_and_never_the_password(server, po
     assert 'sent a wrong password' in text
     assert PASSWORD not in text
     assert 'a wrong guess' not in text
+
+
+def test_station_that_is_added_is_let_in_without_a_restart(server, post):
+    added = fields(station_id=8001, password='another secret')
+    assert post(added) == '206'
+    path = server.configfile.with_name('station_list.csv')
+    hashed = hash_password('another secret')
+    path.write_text(f'{path.read_text()}8001, Eindhoven, {hashed}\n')
+
+    deadline = time.monotonic() + 10
+    while (answer := post(added)) == '206' and time.monotonic() < deadline:
+        pass
+
+    assert answer == '100'
+    assert post(fields()) == '100'
 
 
 def test_log_to_standard_error_is_in_the_output_of_uwsgi(make_config):
