@@ -128,6 +128,8 @@ def _networks(text: str, directory: Path) -> tuple[Network, ...]:
         raise ValueError(
             f'is not a list of networks such as 192.0.2.0/24, ::1, or off: {error}'
         ) from None
+
+
 def secure_url(text: str) -> str:
     """Return an address that may be fetched from; raises ValueError for others.
 

@@ -59,6 +59,16 @@ class FollowedStations:
     def __len__(self) -> int:
         return len(self._list)
 
+    def clusters(self) -> dict[int, str]:
+        """Return the cluster of each station."""
+        self._follow()
+        return self._list.clusters()
+
+    def complaint(self) -> str:
+        """Return why the list in force is not that of the file; empty if it is."""
+        self._follow()
+        return self._complaint
+
     def authenticate(self, number: int, password: bytes) -> Station:
         """Return the station `number` if `password`, as uploaded, is its own.
 

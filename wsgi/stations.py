@@ -31,9 +31,6 @@ class StationList:
     def __len__(self) -> int:
         return len(self._stations)
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._stations
-
     def clusters(self) -> dict[int, str]:
         """Return the cluster of each station."""
         return {number: station.cluster for number, station in self._stations.items()}

@@ -21,7 +21,6 @@ from datastore.config import Config, ConfigError
 from datastore.heartbeat import writer_status
 from wsgi.metrics import CONTENT_TYPE as METRICS_TYPE
 from wsgi.rcodes import TransactionFailed
-from wsgi.stations import read_station_list
 
 if TYPE_CHECKING:
     from wsgi.wsgi_app import Endpoint
@@ -152,12 +151,11 @@ def _ailments(endpoint: 'Endpoint', now: float) -> list[str]:
     else:
         if writer['reason']:
             reasons.append(writer['reason'])
-    # As it is on the disk: a change that went wrong shows before a restart does.
-    try:
-        if not len(read_station_list(endpoint.config.station_list)):
-            reasons.append(f'no station is listed in {endpoint.config.station_list}')
-    except ConfigError as error:
-        reasons.append(f'the station list cannot be used: {error}')
+    # A change that went wrong shows before a restart does.
+    if complaint := endpoint.stations.complaint():
+        reasons.append(f'the station list cannot be used: {complaint}')
+    elif not len(endpoint.stations):
+        reasons.append(f'no station is listed in {endpoint.config.station_list}')
     return reasons
 
 

@@ -1,8 +1,11 @@
 """`datastore status` on what a real endpoint and a real writer left."""
 
+import io
 import json
 import os
+import pickle
 import re
+import sys
 import time
 from datetime import datetime
 
@@ -10,8 +13,10 @@ import pytest
 from support import CLUSTER, PASSWORD, STATION
 
 from datastore import cli
+from datastore.event import parse_event
 from datastore.simulation import Simulation
 from datastore.spool import Spool
+from datastore.station import form
 from datastore.tally import Tally
 from writer.writer_app import writer
 from wsgi import wsgi_app
@@ -34,12 +39,24 @@ def endpoint(configfile, stations):
     return wsgi_app.do_init(configfile)
 
 
+def upload(configfile, events):
+    body = form(STATION, PASSWORD, pickle.dumps(events, 2))
+    environ = {
+        'REQUEST_METHOD': 'POST',
+        'CONTENT_LENGTH': str(len(body)),
+        'wsgi.input': io.BytesIO(body),
+        'wsgi.errors': sys.stderr,
+    }
+    answer = wsgi_app.application(environ, lambda *_: None, configfile)
+    assert answer == [b'100']
+
+
 @pytest.fixture
 def archive(configfile, endpoint):
     """One station is up, others are late, down, and were never heard of."""
     events = Simulation(datetime(2020, 5, 17, 9, 30), seed=1).take(60)
-    good, _ = wsgi_app._store(endpoint, STATION, CLUSTER, events)
-    endpoint.tally.taken(STATION, 1000, good, 0)
+    upload(configfile, events)
+    good = [parse_event(event) for event in events]
     for station, age in ((LATE, 2 * HOUR), (DOWN, 26 * HOUR)):
         past = time.time() - age
         tally = Tally(endpoint.config.data_dir, endpoint.logger, lambda past=past: past)
@@ -98,9 +115,10 @@ def test_table_of_many_stations_is_readable(make_config, status, tmp_path):
     lines = [f'{number}, {"x" * 64}, {PASSWORD}\n' for number in range(1, 101)]
     (tmp_path / 'station_list.csv').write_text(''.join(lines))
     endpoint = wsgi_app.do_init(configfile)
+    tally = Tally(endpoint.config.data_dir, endpoint.logger)
     for number in range(1, 101):
         for rcode in (201, 203):
-            endpoint.tally.refused(number, rcode)
+            tally.refused(number, rcode)
     _, printed = status(configfile=configfile)
 
     rows = printed.split('\n\n')[1].splitlines()
@@ -171,10 +189,10 @@ def test_what_waits_is_added_up(endpoint, document, data_dir):
         (data_dir / 'incoming' / spool.put(STATION, bytes(100))).stat().st_size
         for _ in range(3)
     )
-    (data_dir / 'incoming' / 'a stranger').write_bytes(b'1234')
+    (data_dir / 'incoming' / 'a stranger').write_bytes(b'1234')  # is no batch
 
     waiting = document()['spool']
-    assert (waiting['batches'], waiting['bytes']) == (4, size + 4)
+    assert (waiting['batches'], waiting['bytes']) == (3, size)
     assert before <= waiting['oldest'] <= waiting['measured']
     assert waiting['oldest_age'] >= 0
 

@@ -131,7 +131,10 @@ def test_station_list_without_stations_is_unhealthy(health, tmp_path):
     assert 'no station is listed' in reason
 
 
-def test_station_list_that_was_spoiled_is_unhealthy_before_a_restart(health, tmp_path):
+def test_station_list_that_was_spoiled_is_unhealthy_before_a_restart(
+    health, tmp_path, monkeypatch
+):
+    monkeypatch.setattr('wsgi.following._SETTLING', 0)
     assert health() == ('200 OK', [])
     (tmp_path / 'station_list.csv').write_text(f'{STATION}, {CLUSTER}\n')
 
