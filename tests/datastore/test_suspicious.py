@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datastore.suspicious import Flagged, Suspicious
+from datastore.suspicious import DocumentError, Flagged, Suspicious
 
 RECEIVED = 1_700_000_000_123_456_789
 
@@ -59,6 +59,8 @@ def shared(tmp_path_factory):
 @example({'$dict': [['a', 1]], 'b': {'$dict': {}}})
 @example([{'a': [{'$': {}}]}])
 @example('\ud800')
+@example('\ud83d\ude00')  # two surrogates, not the character they would make
+@example('\x1b\x7f\x85\u2028\xff€')
 @example(datetime(1, 1, 1, 0, 0, 0, 1))
 def test_event_of_any_shape_comes_back_as_it_was_uploaded(shared, event):
     name = shared.put(510, 'Science Park', RECEIVED, [Flagged(event, ('odd',))])
@@ -95,11 +97,44 @@ def test_file_is_json_of_a_line_for_each_value(suspicious, directory):
 
     name = suspicious.put(510, 'Sciënce Park', RECEIVED, [Flagged(event, ('odd',))])
 
-    content = (directory / name).read_text(encoding='ascii')
+    content = (directory / name).read_text(encoding='utf-8')
     (flagged,) = json.loads(content)['events']
     moment = flagged['event']['header']['datetime']
     assert moment == {'$datetime': '2011-02-22T13:24:57.656000'}
     assert content.count('\n') > 10
+    assert '"Sciënce Park"' in content
+
+
+def test_binary_text_takes_little_more_than_its_bytes(suspicious, directory):
+    text = bytes(range(32, 256)).decode('latin-1') * 100
+
+    name = suspicious.put(510, 'Science Park', RECEIVED, [Flagged(text, ('odd',))])
+
+    assert (directory / name).stat().st_size < 2 * len(text)
+
+
+def test_documents_in_ascii_are_read_as_well(suspicious, directory):
+    event = {'a': 'é€\U0001f600\ud800', 'b': {'$dict': [['$', 'ÿ']]}}
+    document = {
+        'station': 510,
+        'cluster': 'Sciënce Park',
+        'received': RECEIVED,
+        'events': [{'reasons': ['odd'], 'event': event}],
+    }
+    (directory / '510-0123456789abcdef.json').write_text(
+        json.dumps(document, indent=1), encoding='ascii'
+    )
+
+    (name,) = suspicious.names()
+    (flagged,) = suspicious.get(name)['events']
+    assert flagged['event'] == {'a': 'é€\U0001f600\ud800', 'b': {'$': 'ÿ'}}
+
+
+def test_name_of_events_in_ascii_is_that_of_earlier_versions(suspicious):
+    # Or what a station sends again after an upgrade would stand there twice.
+    name = suspicious.put(510, 'Science Park', RECEIVED, FLAGGED)
+
+    assert name == '510-f63857a64b1449e9.json'
 
 
 def test_name_starts_with_the_station(suspicious):
@@ -152,6 +187,13 @@ def test_others_stand_beside_the_first(suspicious, station, cluster, flagged):
     assert len(suspicious.names()) == 2
 
 
+def test_surrogates_stand_beside_the_character_they_would_make(suspicious):
+    for event in ('\ud83d\ude00', '\U0001f600'):
+        suspicious.put(510, 'Science Park', RECEIVED, [Flagged(event, ('odd',))])
+
+    assert len(suspicious.names()) == 2
+
+
 def test_nothing_is_kept_in_a_new_directory(suspicious):
     assert suspicious.names() == []
 
@@ -195,3 +237,124 @@ def test_documents_are_closed_to_others(tmp_path):
 
     for path in (tmp_path / 'data').rglob('*'):
         assert stat.S_IMODE(path.stat().st_mode) & 0o007 == 0
+
+
+# What a person or a disk may have done to a file.
+
+WHOLE = {
+    'station': 510,
+    'cluster': 'Science Park',
+    'received': RECEIVED,
+    'events': [{'reasons': ['odd'], 'event': {'header': {}}}],
+}
+
+
+@pytest.mark.parametrize(
+    ('content', 'complaint'),
+    [
+        pytest.param(b'', 'Expecting value', id='empty'),
+        pytest.param(b'{"station": 510, "clus', 'not a document', id='torn'),
+        pytest.param(b'\xff\xfe\x00', 'not a document', id='not UTF-8'),
+        pytest.param(b'[' * 100_000, 'not a document', id='deep'),
+        pytest.param(b'7', 'not a document', id='a number'),
+        pytest.param(b'[]', 'not a document', id='a list'),
+        pytest.param(b'{}', "has no 'station'", id='nothing in it'),
+        *(
+            pytest.param(json.dumps(WHOLE | wrong).encode(), complaint, id=str(wrong))
+            for wrong, complaint in [
+                ({'station': '510'}, 'station'),
+                ({'station': True}, 'station'),
+                ({'station': -1}, 'station'),
+                ({'cluster': None}, 'cluster'),
+                ({'received': 1.5}, 'arrival'),
+                ({'received': 10**20}, 'arrival'),
+                ({'events': 7}, 'not a document'),
+                ({'events': [[]]}, 'not a document'),
+                ({'events': [{'reasons': ['a']}]}, "has no 'event'"),
+                ({'events': [{'reasons': [7], 'event': 1}]}, 'reason'),
+                ({'events': [{'reasons': 7, 'event': 1}]}, 'not a document'),
+            ]
+        ),
+    ],
+)
+def test_file_that_is_no_document_says_why(suspicious, directory, content, complaint):
+    (directory / '510-0.json').write_bytes(content)
+
+    with pytest.raises(DocumentError, match=complaint):
+        suspicious.load('510-0.json')
+
+
+@pytest.mark.parametrize(
+    'event',
+    [{'$datetime': 'yesterday'}, {'$datetime': 7}, {'$dict': 7}, {'$dict': [[1]]}],
+    ids=str,
+)
+def test_event_that_we_did_not_write_says_so(suspicious, directory, event):
+    document = WHOLE | {'events': [{'reasons': ['odd'], 'event': {'header': event}}]}
+    (directory / '510-0.json').write_text(json.dumps(document))
+    (kept,) = suspicious.load('510-0.json').events
+
+    with pytest.raises(DocumentError, match='cannot be read'):
+        _ = kept.event
+    with pytest.raises(DocumentError, match='cannot be read'):
+        _ = kept.moment
+
+
+@pytest.mark.parametrize(
+    ('event', 'moment'),
+    [
+        ({'header': {'datetime': datetime(2011, 2, 22, 1)}}, datetime(2011, 2, 22, 1)),
+        (
+            {'header': {'datetime': datetime(2011, 2, 22)}, '$': 1},
+            datetime(2011, 2, 22),
+        ),
+        ({'header': {'$': 0, 'datetime': datetime(2011, 2, 2)}}, datetime(2011, 2, 2)),
+        ({'header': {'datetime': '2011-02-22'}}, None),
+        ({'header': datetime(2011, 2, 22)}, None),
+        ({'header': None}, None),
+        ({}, None),
+        ([1], None),
+        (datetime(2011, 2, 22), None),
+    ],
+    ids=str,
+)
+def test_moment_is_the_datetime_of_the_header(suspicious, event, moment):
+    name = suspicious.put(510, 'Science Park', RECEIVED, [Flagged(event, ('odd',))])
+
+    (kept,) = suspicious.load(name).events
+    assert kept.moment == moment
+
+
+def test_last_written_is_first(suspicious, directory):
+    names = [suspicious.put(510 + n, 'A', RECEIVED, FLAGGED) for n in range(3)]
+    for name, seconds in zip(names, (20, 30, 10)):
+        os.utime(directory / name, (seconds, seconds))
+
+    assert suspicious.newest_first() == [names[1], names[0], names[2]]
+
+
+def test_moved_document_is_in_the_other_directory_alone(suspicious, directory):
+    name = suspicious.put(510, 'A', RECEIVED, FLAGGED)
+
+    suspicious.move(name, suspicious.discarded, name)
+
+    assert suspicious.names() == []
+    assert suspicious.discarded.names() == [name]
+    assert (directory / 'discarded' / name).exists()
+
+
+def test_free_name_is_of_no_file(suspicious, directory):
+    assert suspicious.free_name('510-0.json') == '510-0.json'
+    (directory / '510-0.json').touch()
+    assert suspicious.free_name('510-0.json') == '510-0.2.json'
+    (directory / '510-0.2.json').touch()
+    assert suspicious.free_name('510-0.json') == '510-0.3.json'
+
+
+def test_document_that_was_removed_can_be_removed_again(suspicious):
+    name = suspicious.put(510, 'A', RECEIVED, FLAGGED)
+
+    suspicious.remove(name)
+    suspicious.remove(name)
+
+    assert suspicious.names() == []
