@@ -5,10 +5,12 @@ was called wrongly.  Faults of the configuration are one line on stderr.
 """
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable
 
-from datastore.commands import check, serve, stations, status, verify
+from datastore.commands import check, serve, stations, status, suspicious, verify
 from datastore.commands.options import CommandError
 from datastore.config import ConfigError
 
@@ -19,6 +21,7 @@ COMMANDS = (
     check,
     stations,
     verify,
+    suspicious,
 )
 
 
@@ -32,8 +35,17 @@ def main(argv: list[str] | None = None) -> int:
         command.add_command(commands)
     arguments = parser.parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal of another encoding shows escapes, and stops nothing.
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
-        return run(arguments)
+        status = run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # `| head` has read enough; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (CommandError, ConfigError, OSError) as error:
         print(f'datastore: {error}', file=sys.stderr)
         return 1

@@ -3,9 +3,11 @@
 import argparse
 import json
 import os
+import pwd
 import re
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import date, datetime, timezone
+from pathlib import Path
 from typing import Any
 
 DEFAULT_CONFIG = '/etc/datastore/config.ini'
@@ -47,6 +49,80 @@ def station_number(text: str) -> int:
     if not re.fullmatch('[0-9]{1,10}', text):
         raise argparse.ArgumentTypeError(f'{text} is not the number of a station')
     return int(text)
+
+
+def moment(text: str) -> int:
+    """Return the moment that an argument gives, in ns; an argparse type."""
+    try:
+        given = datetime.fromisoformat(text.removesuffix('Z'))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'{text} is not a time such as 2026-11-21 or 2026-11-21T14:30, in UTC'
+        ) from None
+    if given.tzinfo is None:
+        given = given.replace(tzinfo=timezone.utc)
+    return int(given.timestamp()) * 10**9
+
+
+def whole_number(text: str) -> int:
+    """Return the number above zero that an argument gives; an argparse type."""
+    if not re.fullmatch('0*[1-9][0-9]{0,8}', text):
+        raise argparse.ArgumentTypeError(f'{text} is not a whole number above 0')
+    return int(text)
+
+
+def pick(wanted: Sequence[str], known: Sequence[str], hint: str) -> list[str]:
+    """Return the known names that are wanted, in whole or by how they start.
+
+    Each is returned once.  What a user wrote is only compared, and never part
+    of a path.  `hint` is the command that lists the names.  Raises
+    CommandError if one is not known, or may be several.
+    """
+    picked: dict[str, None] = {}
+    names = frozenset(known)
+    for text in wanted:
+        if text in names:
+            picked[text] = None
+            continue
+        found = [name for name in known if name.startswith(text)]
+        # A number alone is rather a station than how its only name starts.
+        if not found or not text or text.isdigit():
+            raise CommandError(f'nothing is called {text!a}; see: {hint}')
+        if len(found) > 1:
+            raise CommandError(
+                f'{text!a} may be {len(found)} of those there are; give more of it, '
+                f'as {hint} says it'
+            )
+        picked[found[0]] = None
+    return list(picked)
+
+
+def check_owner(directory: Path) -> None:
+    """Raise CommandError if root would leave files there that others cannot read.
+
+    The endpoint and the writer run as the owner of their directories.
+    """
+    owner = directory.stat().st_uid
+    if os.geteuid() != 0 or owner == 0:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f'#{owner}'
+    raise CommandError(
+        f'{directory} belongs to user {name}, who could not read what root leaves '
+        f'there; run this as: sudo -u {name} ...'
+    )
+
+
+def utc(seconds: float) -> str:
+    """Return a moment, in s since the epoch, as people read it, in UTC."""
+    return f'{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S}'
+
+
+def printable(text: str) -> str:
+    """Return text that came from elsewhere so that it is safe on a terminal."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def print_json(document: Any) -> None:

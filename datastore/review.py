@@ -1,0 +1,367 @@
+"""What a person does with suspicious events: choose, release, discard, restore.
+
+Nothing is deleted before what becomes of it is durable, and recorded.  A crash
+in between leaves the events to be decided about again; those that were released
+before are recognised by the writer, and stored once.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+from datastore.batch import Batch, encode_batch
+from datastore.decisions import Decisions
+from datastore.event import Event, InvalidEvent, parse_event
+from datastore.spool import Spool
+from datastore.suspicious import (
+    Document,
+    DocumentError,
+    Documents,
+    Flagged,
+    Kept,
+    Suspicious,
+    parse_document,
+)
+from writer.rows import rows_and_blobs
+
+_NAME = re.compile(r'(?P<station>\d{1,10})-[0-9a-f]{16}(\.\d+)?\.json')
+
+# Of a reason: also dates, times and floats; not the digits of PH1 or int16.
+_NUMBER = re.compile(r'-?\b\d[\w.+-]*')
+
+
+class Selection(NamedTuple):
+    """Which events are meant; all of them if nothing is given.
+
+    `first` and `last` bound the day of the event, inclusive; events without a
+    date are not meant then.  `received_since` is in ns since the epoch.
+    `reason` is part of the text of a reason, in whatever case.
+    """
+
+    stations: frozenset[int] = frozenset()
+    first: date | None = None
+    last: date | None = None
+    received_since: int | None = None
+    reason: str | None = None
+
+    def may_take(self, name: str) -> bool:
+        """Return whether a file of this name may hold events that are meant."""
+        match = _NAME.fullmatch(name)
+        return not (self.stations and match) or int(match['station']) in self.stations
+
+    def of(self, document: Document) -> dict[int, Kept]:
+        """Return the events of a document that are meant, by position."""
+        if self.stations and document.station not in self.stations:
+            return {}
+        if self.received_since and document.received < self.received_since:
+            return {}
+        return {
+            position: kept
+            for position, kept in enumerate(document.events)
+            if self._means(kept)
+        }
+
+    def _means(self, kept: Kept) -> bool:
+        if self.reason is not None:
+            part = self.reason.casefold()
+            if not any(part in reason.casefold() for reason in kept.reasons):
+                return False
+        if self.first is None and self.last is None:
+            return True
+        if kept.moment is None:
+            return False
+        day = kept.moment.date()
+        return (self.first or date.min) <= day <= (self.last or date.max)
+
+
+ALL = Selection()
+
+
+class Summary(NamedTuple):
+    """What a file holds of the events that are meant.
+
+    `name` is the file's.  `meant` of the `events` are counted in the other
+    fields.  `reasons` pairs a reason with how many events have it or one like
+    it.  Where `fault` says why the file cannot be read, the rest is empty.
+    """
+
+    name: str
+    station: int | None = None
+    cluster: str | None = None
+    received: int = 0
+    events: int = 0
+    meant: int = 0
+    first: date | None = None
+    last: date | None = None
+    reasons: tuple[tuple[str, int], ...] = ()
+    fault: str | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of the events that were meant in one file, or would become.
+
+    `events` of them were dealt with.  `held` gives, by position, why others
+    cannot be released; with the events that were not meant they stay in the
+    file `kept_as`.  `name` is the file's, `new_name` that of what was moved.
+    `unknown_codes` are upload codes whose values no column takes.  `fault`
+    says why nothing was done.
+    """
+
+    name: str
+    events: int = 0
+    spooled_as: str | None = None
+    new_name: str | None = None
+    kept_as: str | None = None
+    held: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    unknown_codes: tuple[str, ...] = ()
+    fault: str | None = None
+
+
+def summaries(
+    documents: Documents, selection: Selection, limit: int | None
+) -> Iterator[Summary]:
+    """Yield what the files hold, the last written first, `limit` at most.
+
+    Files with no event that is meant are left out; those that cannot be read
+    are not, unless their name tells that they are not meant.
+    """
+    found = 0
+    for name in documents.newest_first():
+        if found == limit:
+            return
+        if not selection.may_take(name):
+            continue
+        try:
+            summary = _summary(name, documents.load(name), selection)
+        except FileNotFoundError:
+            continue  # released just now
+        except DocumentError as error:
+            summary = Summary(name, fault=str(error))
+        except OSError as error:
+            summary = Summary(name, fault=error.strerror or str(error))
+        if summary.meant or summary.fault:
+            found += 1
+            yield summary
+
+
+def _summary(name: str, document: Document, selection: Selection) -> Summary:
+    meant = selection.of(document)
+    days = [kept.moment.date() for kept in meant.values() if kept.moment]
+    return Summary(
+        name,
+        document.station,
+        document.cluster,
+        document.received,
+        len(document.events),
+        len(meant),
+        min(days, default=None),
+        max(days, default=None),
+        count_reasons(meant.values()),
+    )
+
+
+def count_reasons(events: Iterable[Kept]) -> tuple[tuple[str, int], ...]:
+    """Return the reasons, each with how many events have it, the most first.
+
+    Reasons that differ in their numbers alone count as one; the first of them
+    stands for all.
+    """
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for kept in events:
+        alike = {_NUMBER.sub('0', reason): reason for reason in kept.reasons}
+        counts.update(alike.keys())
+        for like, reason in alike.items():
+            examples.setdefault(like, reason)
+    return tuple((examples[like], count) for like, count in counts.most_common())
+
+
+class Releasable(NamedTuple):
+    """Which events can become rows, by position, and why the others cannot."""
+
+    events: dict[int, Event]
+    held: dict[int, tuple[str, ...]]
+    unknown_codes: set[str]
+
+
+def sort_releasable(kept_events: dict[int, Kept]) -> Releasable:
+    """Return which events the archive can hold, whatever their dates.
+
+    What it cannot hold would come back from the writer, flagged again.
+    """
+    parsed: dict[int, Event] = {}
+    held: dict[int, tuple[str, ...]] = {}
+    for position, kept in kept_events.items():
+        try:
+            parsed[position] = parse_event(kept.event)
+        except InvalidEvent as error:
+            held[position] = (str(error),)
+    positions = list(parsed)
+    conversion = rows_and_blobs(list(parsed.values()))
+    for index, reasons in conversion.flagged:
+        held[positions[index]] = reasons
+        del parsed[positions[index]]
+    return Releasable(parsed, dict(sorted(held.items())), conversion.unknown_codes)
+
+
+class Review:
+    """Decisions about the documents under `data_dir`; call under `alone`.
+
+    A method that is told to only pretend does nothing, and returns what it
+    would have done.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.suspicious = Suspicious(data_dir)
+        self.decisions = Decisions(self.suspicious.directory)
+        self.alone = self.decisions.alone
+        self._spool = Spool(data_dir)
+
+    def release(self, name: str, selection: Selection, pretend: bool) -> Outcome:
+        """Have events stored in spite of the flag, through the spool.
+
+        Raises DocumentError if the file cannot be read, OSError if it is gone
+        or the disk does not take what is to be done.
+        """
+        content = self.suspicious.read(name)
+        document = parse_document(content)
+        meant = selection.of(document)
+        events, held, unknown_codes = sort_releasable(meant)
+        outcome = Outcome(
+            name,
+            len(events),
+            held=tuple(held.items()),
+            unknown_codes=tuple(sorted(unknown_codes)),
+        )
+        if pretend or not events:
+            return outcome._replace(kept_as=name if held else None)
+        batch = Batch(
+            document.station,
+            document.cluster,
+            document.received,
+            tuple(events.values()),
+        )
+        spooled_as = self._spool.put(batch.station, encode_batch(batch))
+        # A crash from here on leaves the document, or parts of it, to be
+        # released again, which stores nothing twice.
+        kept_as = self._keep_rest(self.suspicious, document, set(events))
+        released = [meant[position] for position in events]
+        self._record(
+            'released',
+            name,
+            content,
+            document,
+            released,
+            spool=spooled_as,
+            rest=kept_as,
+        )
+        if kept_as != name:
+            self.suspicious.remove(name)
+        return outcome._replace(spooled_as=spooled_as, kept_as=kept_as)
+
+    def discard(self, name: str, selection: Selection, pretend: bool) -> Outcome:
+        """Move events to `discarded/`.
+
+        A file that cannot be read is moved whole, if all of it is meant.
+        Raises as `release` does.
+        """
+        source, target = self.suspicious, self.suspicious.discarded
+        return self._move('discarded', source, target, name, selection, pretend)
+
+    def restore(self, name: str, selection: Selection, pretend: bool) -> Outcome:
+        """Move discarded events back; raises as `discard` does."""
+        source, target = self.suspicious.discarded, self.suspicious
+        return self._move('restored', source, target, name, selection, pretend)
+
+    def purge(
+        self, source: Documents, name: str, selection: Selection, pretend: bool
+    ) -> Outcome:
+        """Delete events for good; raises as `discard` does."""
+        return self._move('purged', source, None, name, selection, pretend)
+
+    def _move(
+        self,
+        decision: str,
+        source: Documents,
+        target: Documents | None,
+        name: str,
+        selection: Selection,
+        pretend: bool,
+    ) -> Outcome:
+        content = source.read(name)
+        try:
+            document = parse_document(content)
+            meant = selection.of(document)
+        except DocumentError:
+            if selection != ALL:
+                raise
+            document, meant = Document(0, '', 0, []), {}
+        whole = selection == ALL or 0 < len(meant) == len(document.events)
+        outcome = Outcome(name, len(meant))
+        if pretend or not (meant or whole):
+            return outcome
+        kept_as = new_name = None
+        if target and whole:
+            new_name = target.free_name(name)
+        elif target:
+            new_name = target.put(*document[:3], _flagged(meant.values()))
+        if not whole:
+            kept_as = self._keep_rest(source, document, set(meant))
+        self._record(
+            decision,
+            name,
+            content,
+            document,
+            list(meant.values()),
+            moved_to=new_name,
+            rest=kept_as,
+        )
+        # A crash before here leaves the document to be decided about again.
+        if target and new_name and whole:
+            source.move(name, target, new_name)
+        elif kept_as != name:
+            source.remove(name)
+        return outcome._replace(new_name=new_name, kept_as=kept_as)
+
+    def _keep_rest(
+        self, documents: Documents, document: Document, gone: set[int]
+    ) -> str | None:
+        """Put the events that stay into a document of their own."""
+        rest = [k for position, k in enumerate(document.events) if position not in gone]
+        return documents.put(*document[:3], _flagged(rest)) if rest else None
+
+    def _record(
+        self,
+        decision: str,
+        name: str,
+        content: bytes,
+        document: Document,
+        events: list[Kept],
+        **names: str | None,
+    ) -> None:
+        self.decisions.append(
+            {
+                'decision': decision,
+                'id': id_of(name),
+                'station': document.station,
+                'cluster': document.cluster,
+                'received': document.received,
+                'events': len(events),
+                'reasons': dict(count_reasons(events)),
+                'sha256': hashlib.sha256(content).hexdigest(),
+            }
+            | names
+        )
+
+
+def id_of(name: str) -> str:
+    """Return what a file is called by a person: its name without .json."""
+    return name.removesuffix('.json')
+
+
+def _flagged(events: Iterable[Kept]) -> list[Flagged]:
+    return [Flagged(kept.event, kept.reasons) for kept in events]
