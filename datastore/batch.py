@@ -76,6 +76,37 @@ def decode_batch(content: bytes) -> Batch:
     return Batch(station, cluster, received, events)
 
 
+def salvage_batch(content: bytes) -> tuple[Batch | None, int]:
+    """Return what can be read of a damaged batch, and how many events it had.
+
+    The events are those before the damage; None if not even the sender and
+    the shapes can be read.  A checksum that does not match may mean that some
+    of them hold other values than were sent.
+    """
+    unpacker = msgpack.Unpacker(
+        unicode_errors=UNICODE_ERRORS, max_buffer_size=max(len(content), 1)
+    )
+    unpacker.feed(content)
+    events: list[Event] = []
+    try:
+        if unpacker.read_array_header() != len(Batch._fields) + 1:
+            return None, 0
+        station, cluster, received = (unpacker.unpack() for _ in range(3))
+        shapes = dict(enumerate(map(_decode_shape, unpacker.unpack())))
+        announced = unpacker.read_array_header()
+        if (type(station), type(cluster), type(received)) != (int, str, int):
+            return None, 0
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None, 0
+    try:
+        for _ in range(announced):
+            shape, packed = unpacker.unpack()
+            events.append(_decode_event(*shapes[shape], packed))
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        pass
+    return Batch(station, cluster, received, tuple(events)), announced
+
+
 def _decode_shape(packed: list[str]) -> tuple[str, tuple[str, ...]]:
     if type(packed) is not list or not set(map(type, packed)) <= {str}:
         raise TypeError('an upload code is not text')

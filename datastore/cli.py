@@ -10,7 +10,15 @@ import os
 import sys
 from collections.abc import Callable
 
-from datastore.commands import check, serve, stations, status, suspicious, verify
+from datastore.commands import (
+    check,
+    rejected,
+    serve,
+    stations,
+    status,
+    suspicious,
+    verify,
+)
 from datastore.commands.options import CommandError
 from datastore.config import ConfigError
 
@@ -22,6 +30,7 @@ COMMANDS = (
     stations,
     verify,
     suspicious,
+    rejected,
 )
 
 

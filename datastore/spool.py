@@ -31,9 +31,8 @@ _HEADER = struct.Struct('<8sIQ')
 _LENGTH = struct.Struct('<Q')
 
 # When it came, in UTC to the microsecond, then the station, then the upload's id.
-_NAME = re.compile(
-    r'(?P<moment>\d{8}T\d{6}\.\d{6})-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch'
-)
+_NAME = re.compile(r'\d{8}T\d{6}\.\d{6}-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch')
+_REJECTED_NAME = re.compile(rf'(?P<name>{_NAME.pattern})(\.\d+)?')
 
 _MAX_STEM = 60  # characters of a rejected file's name that are kept
 DEBRIS_AGE = 3600  # seconds after which a file in tmp/ is debris of a crash
@@ -78,6 +77,38 @@ def count_rejected(data_dir: Path) -> int:
     return sum(not name.endswith('.error') for name in names)
 
 
+class SpoolFile(NamedTuple):
+    """What a file says of itself, and what it is; for a person.
+
+    `magic`, `checksum` and `length` are what its header says, None where it is
+    too short for one; `computed` is the checksum of what it holds, `content`
+    what follows the header.
+    """
+
+    size: int
+    magic: bytes
+    checksum: int | None
+    computed: int | None
+    length: int | None
+    content: bytes
+
+
+class Rejected(NamedTuple):
+    """A rejected file.
+
+    `size` is in bytes, None for a directory; `rejected` in s since the epoch;
+    `error` is why, empty if nothing says so.  `station` and `arrival`, its day
+    as YYYYMMDD in UTC, are known if the name tells.
+    """
+
+    name: str
+    size: int | None
+    rejected: float
+    error: str
+    station: int | None
+    arrival: str | None
+
+
 class Spool:
     """The batches under `data_dir` that are not in the archive yet."""
 
@@ -94,10 +125,7 @@ class Spool:
         The name ends in the id of the upload, or in one of its own.  Raises
         OSError, with nothing stored, if the disk does not take it.
         """
-        seconds, microseconds = divmod(time.time_ns() // 1000, 10**6)
-        moment = time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))
-        upload = upload or new_upload_id()
-        name = f'{moment}.{microseconds:06}-{station}-{upload}.batch'
+        name = _new_name(station, time.time_ns(), upload or new_upload_id())
         body = _LENGTH.pack(len(content)) + content
         header = MAGIC + struct.pack('<I', zlib.crc32(body))
         durable.put(self._incoming / name, header + body, self._tmp)
@@ -121,19 +149,7 @@ class Spool:
         Raises SpoolFileError if the file is not whole, OSError if the disk
         does not give it.
         """
-        content = (self._incoming / name).read_bytes()
-        if len(content) < _HEADER.size:
-            raise SpoolFileError(f'{len(content)} bytes are too few for a header')
-        magic, checksum, length = _HEADER.unpack_from(content)
-        if magic != MAGIC:
-            raise SpoolFileError(f'starts with {magic!r} instead of {MAGIC!r}')
-        if length != len(content) - _HEADER.size:
-            raise SpoolFileError(
-                f'holds {len(content) - _HEADER.size} bytes instead of {length}'
-            )
-        if checksum != zlib.crc32(memoryview(content)[-length - _LENGTH.size :]):
-            raise SpoolFileError('its checksum does not match')
-        return content[_HEADER.size :]
+        return content_of((self._incoming / name).read_bytes())
 
     def remove(self, name: str) -> None:
         """Remove a batch that is in the archive, or that was removed before.
@@ -159,6 +175,56 @@ class Spool:
         os.rename(self._incoming / name, target)
         durable.fsync_directory(self._rejected)
 
+    def rejected(self) -> list[Rejected]:
+        """Return the rejected files, by name."""
+        files = []
+        for name in sorted(os.listdir(self._rejected)):
+            if not name.endswith('.error'):
+                with contextlib.suppress(FileNotFoundError):  # retried just now
+                    files.append(self._rejected_file(name))
+        return files
+
+    def _rejected_file(self, name: str) -> Rejected:
+        path = self._rejected / name
+        status = path.lstat()
+        rejected, error = status.st_mtime, ''
+        explanation = path.with_name(f'{name}.error')
+        with contextlib.suppress(FileNotFoundError):
+            rejected = explanation.stat().st_mtime
+            error = explanation.read_text(encoding='utf-8', errors='replace').strip()
+        size = status.st_size if stat.S_ISREG(status.st_mode) else None
+        match = _REJECTED_NAME.fullmatch(name)
+        station = int(match['station']) if match else None
+        arrival = match['name'][:8] if match else None
+        return Rejected(name, size, rejected, error, station, arrival)
+
+    def read_rejected(self, name: str) -> bytes:
+        """Return the content of a rejected file, whatever it is."""
+        return (self._rejected / name).read_bytes()
+
+    def retry(self, name: str, station: int, received: int) -> str:
+        """Put a rejected file back among those that wait; return its name there.
+
+        That is the name it came with, or one made of `station` and `received`,
+        in ns since the epoch, if that was none of the spool's, or is taken.
+        """
+        match = _REJECTED_NAME.fullmatch(name)
+        target = self._incoming / (match['name'] if match else '')
+        if not match or target.exists():
+            target = self._incoming / _new_name(station, received, new_upload_id())
+        explanation = self._rejected / f'{name}.error'
+        before = explanation.stat() if explanation.exists() else None
+        # A crash here leaves the file in one directory or in the other.
+        os.rename(self._rejected / name, target)
+        durable.fsync_directory(self._incoming)
+        durable.fsync_directory(self._rejected)
+        # A crash here leaves an explanation without its file, which nobody
+        # lists.  The writer may have rejected it again by now, and said why.
+        with contextlib.suppress(FileNotFoundError):
+            if before and os.path.samestat(before, explanation.stat()):
+                explanation.unlink()
+        return target.name
+
     def size(self) -> int:
         """Return how many bytes of batches are waiting."""
         total = 0
@@ -183,3 +249,37 @@ class Spool:
                     os.unlink(entry)
                     removed += 1
         return removed
+
+
+def examine(file: bytes) -> SpoolFile:
+    """Return what the content of a file, whole or not, says of itself."""
+    magic = file[: len(MAGIC)]
+    if len(file) < _HEADER.size:
+        return SpoolFile(len(file), magic, None, None, None, b'')
+    _, checksum, length = _HEADER.unpack_from(file)
+    computed = zlib.crc32(memoryview(file)[_HEADER.size - _LENGTH.size :])
+    content = file[_HEADER.size :]
+    return SpoolFile(len(file), magic, checksum, computed, length, content)
+
+
+def content_of(file: bytes) -> bytes:
+    """Return the batch in the content of a file; raises SpoolFileError."""
+    if len(file) < _HEADER.size:
+        raise SpoolFileError(f'{len(file)} bytes are too few for a header')
+    magic, checksum, length = _HEADER.unpack_from(file)
+    if magic != MAGIC:
+        raise SpoolFileError(f'starts with {magic!r} instead of {MAGIC!r}')
+    if length != len(file) - _HEADER.size:
+        raise SpoolFileError(
+            f'holds {len(file) - _HEADER.size} bytes instead of {length}'
+        )
+    if checksum != zlib.crc32(memoryview(file)[-length - _LENGTH.size :]):
+        raise SpoolFileError('its checksum does not match')
+    return file[_HEADER.size :]
+
+
+def _new_name(station: int, received: int, upload: str) -> str:
+    """Return a name for a batch that came at `received`, in ns since the epoch."""
+    seconds, microseconds = divmod(received // 1000, 10**6)
+    moment = time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))
+    return f'{moment}.{microseconds:06}-{station}-{upload}.batch'
