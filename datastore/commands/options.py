@@ -85,8 +85,7 @@ def pick(wanted: Sequence[str], known: Sequence[str], hint: str) -> list[str]:
             picked[text] = None
             continue
         found = [name for name in known if name.startswith(text)]
-        # A number alone is rather a station than how its only name starts.
-        if not found or not text or text.isdigit():
+        if not found or not text:
             raise CommandError(f'nothing is called {text!a}; see: {hint}')
         if len(found) > 1:
             raise CommandError(

@@ -6,7 +6,6 @@ import time
 from datetime import date
 from typing import Any, NamedTuple
 
-from datastore.batch import InvalidBatch, decode_batch, salvage_batch
 from datastore.commands.options import (
     CommandError,
     add_config,
@@ -163,6 +162,9 @@ class _Verdict(NamedTuple):
 
 def _verdict(spool: Spool, file: Rejected) -> _Verdict:
     """Read a rejected file as the writer will; raises OSError."""
+    # Here, because it imports numpy, and other commands do without.
+    from datastore.batch import InvalidBatch, decode_batch
+
     if file.size is None:
         return _Verdict('it is not a file')
     try:
@@ -210,6 +212,8 @@ def _facts(spool: Spool, file: Rejected) -> dict[str, str]:
 
 
 def _salvage(content: bytes) -> str:
+    from datastore.batch import salvage_batch
+
     batch, announced = salvage_batch(content)
     if batch is None:
         return 'not the beginning of a batch'

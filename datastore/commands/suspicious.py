@@ -1,11 +1,13 @@
 """`datastore suspicious`: what is kept for a person, and what becomes of it."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datastore.commands.options import (
     CommandError,
@@ -24,17 +26,12 @@ from datastore.commands.options import (
 )
 from datastore.config import Config, read_config
 from datastore.decisions import Decisions, OthersDecide
-from datastore.review import (
-    ALL,
-    Outcome,
-    Review,
-    Selection,
-    Summary,
-    id_of,
-    sort_releasable,
-    summaries,
-)
+from datastore.selection import ALL, Selection, Summary, id_of, summaries
 from datastore.suspicious import DocumentError, Documents, Kept
+
+if TYPE_CHECKING:
+    # It imports numpy, which takes a while; functions that need it do so.
+    from datastore.review import Outcome, Review
 
 _REASONS_SHOWN = 2  # of a file, in a line of the list
 _LONGEST_VALUE = 60  # characters of a value that are shown
@@ -341,6 +338,8 @@ def _list_decisions(
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from datastore.review import sort_releasable
+
     config = read_config(arguments.config)
     documents = _documents(config, arguments.discarded)
     (name,) = _named([arguments.id], documents, arguments.discarded)
@@ -432,6 +431,8 @@ def _decide(
     verb: str,
 ) -> int:
     """Do what was asked for, file by file, and say what became of each."""
+    from datastore.review import Review
+
     selection = _selection(arguments)
     if arguments.all and arguments.ids:
         parser.error('name IDs or give --all, not both')
@@ -478,6 +479,8 @@ def _outcomes(
     selection: Selection,
 ) -> list[Outcome]:
     """Act on each file; those without an event that is meant are left out."""
+    from datastore.review import Outcome
+
     documents = _directory(review, arguments)
     if arguments.ids:
         discarded = documents is review.suspicious.discarded
@@ -584,4 +587,10 @@ def _named(ids: list[str], documents: Documents, discarded: bool) -> list[str]:
     """Return the files that IDs, or their beginnings, name, each once."""
     names = {id_of(name): name for name in documents.names()}
     hint = f'{_HINT} --discarded' if discarded else _HINT
+    for text in ids:
+        # How the only file of a station starts, today; tomorrow there are more.
+        if text.isdigit() and text not in names:
+            raise CommandError(
+                f'{text} is a station rather than an ID; see: {hint} --station {text}'
+            )
     return [names[known] for known in pick(ids, list(names), hint)]

@@ -308,7 +308,7 @@ def test_file_without_its_explanation_is_listed(reject, run, rejected):
 
 
 @pytest.mark.parametrize('action', ['show', 'retry'])
-@pytest.mark.parametrize('wanted', ['../incoming/x', 'x.error', '', '2020', '..'])
+@pytest.mark.parametrize('wanted', ['../incoming/x', 'x.error', '', '1999', '..'])
 def test_what_is_no_name_is_one_line_with_a_hint(reject, run, action, wanted):
     reject(torn)
 

@@ -353,7 +353,6 @@ def test_shown_json_is_whole(put, run_json, make_event):
         '../suspicious/510-bad',
         '510-bad.json',
         'decisions.jsonl',
-        '510',
         '',
         '/etc/passwd',
         'discarded',
@@ -385,6 +384,17 @@ def test_id_may_be_how_it_starts_if_only_one_does(put, run):
     assert status == 1
     assert 'may be 2 of those there are' in err
     assert other in run('show', '8001-')[1]
+
+
+@pytest.mark.parametrize('action', ['show', 'release', 'discard'])
+def test_station_is_not_taken_for_how_its_only_file_starts(put, run, ids, action):
+    kept = put()
+
+    status, _, err = run(action, str(STATION))
+
+    assert status == 1
+    assert f'see: datastore suspicious list --station {STATION}' in err
+    assert ids() == [kept]
 
 
 def test_event_that_a_file_does_not_have_is_said(put, run):

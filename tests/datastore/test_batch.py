@@ -5,7 +5,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datastore.batch import Batch, InvalidBatch, decode_batch, encode_batch
+from datastore.batch import (
+    Batch,
+    InvalidBatch,
+    decode_batch,
+    encode_batch,
+    salvage_batch,
+)
 from datastore.event import Event
 from datastore.upload_codes import EVENT_TYPES
 
@@ -157,3 +163,34 @@ FOREIGN = {
 def test_what_no_endpoint_has_encoded_is_no_batch(content):
     with pytest.raises(InvalidBatch):
         decode_batch(msgpack.packb(content))
+
+
+# What can be read of a damaged one.
+
+
+def test_batch_cut_anywhere_gives_the_events_before_the_cut():
+    encoded = encode_batch(BATCH)
+    found = []
+    for end in range(len(encoded) + 1):
+        batch, announced = salvage_batch(encoded[:end])
+        if batch is not None:
+            assert announced == 2
+            assert batch == BATCH._replace(events=BATCH.events[: len(batch.events)])
+        found.append(-1 if batch is None else len(batch.events))
+
+    assert found == sorted(found)
+    assert set(found) == {-1, 0, 1, 2}
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.integers(0, 10**6))
+def test_anything_can_be_looked_at_for_events(content):
+    if isinstance(content, int):  # a batch with one byte changed
+        position, byte = divmod(content, 256)
+        damaged = bytearray(encode_batch(BATCH))
+        damaged[position % len(damaged)] = byte
+        content = bytes(damaged)
+
+    batch, announced = salvage_batch(content)
+
+    assert batch is None or len(batch.events) <= announced
