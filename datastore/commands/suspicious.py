@@ -587,6 +587,7 @@ def _named(ids: list[str], documents: Documents, discarded: bool) -> list[str]:
     """Return the files that IDs, or their beginnings, name, each once."""
     names = {id_of(name): name for name in documents.names()}
     hint = f'{_HINT} --discarded' if discarded else _HINT
+    ids = [id_of(text) for text in ids]  # a shell completes it to a file's name
     for text in ids:
         # How the only file of a station starts, today; tomorrow there are more.
         if text.isdigit() and text not in names:

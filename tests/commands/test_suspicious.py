@@ -351,7 +351,6 @@ def test_shown_json_is_whole(put, run_json, make_event):
     [
         '../../secret',
         '../suspicious/510-bad',
-        '510-bad.json',
         'decisions.jsonl',
         '',
         '/etc/passwd',
@@ -379,6 +378,7 @@ def test_id_may_be_how_it_starts_if_only_one_does(put, run):
 
     assert run('show', f'{STATION}-')[0] == 0
     assert first in run('show', first[:6])[1]
+    assert first in run('show', f'{first}.json')[1]
     put({})
     status, _, err = run('show', f'{STATION}-')
     assert status == 1
