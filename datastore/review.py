@@ -112,7 +112,9 @@ class Review:
             document.received,
             tuple(events.values()),
         )
-        spooled_as = self._spool.put(batch.station, encode_batch(batch))
+        spooled_as = self._spool.put(
+            batch.station, encode_batch(batch), document.upload
+        )
         # A crash from here on leaves the document, or parts of it, to be
         # released again, which stores nothing twice.
         kept_as = self._keep_rest(self.suspicious, document, set(events))
@@ -166,7 +168,7 @@ class Review:
         except DocumentError:
             if selection != ALL:
                 raise
-            document, meant = Document(0, '', 0, []), {}
+            document, meant = Document(0, '', 0, None, []), {}
         whole = selection == ALL or 0 < len(meant) == len(document.events)
         outcome = Outcome(name, len(meant))
         if pretend or not (meant or whole):
@@ -175,7 +177,7 @@ class Review:
         if target and whole:
             new_name = target.free_name(name)
         elif target:
-            new_name = target.put(*document[:3], _flagged(meant.values()))
+            new_name = _put(target, document, meant.values())
         if not whole:
             kept_as = self._keep_rest(source, document, set(meant))
         self._record(
@@ -199,7 +201,7 @@ class Review:
     ) -> str | None:
         """Put the events that stay into a document of their own."""
         rest = [k for position, k in enumerate(document.events) if position not in gone]
-        return documents.put(*document[:3], _flagged(rest)) if rest else None
+        return _put(documents, document, rest) if rest else None
 
     def _record(
         self,
@@ -225,5 +227,8 @@ class Review:
         )
 
 
-def _flagged(events: Iterable[Kept]) -> list[Flagged]:
-    return [Flagged(kept.event, kept.reasons) for kept in events]
+def _put(documents: Documents, document: Document, events: Iterable[Kept]) -> str:
+    """Put some of a document's events into one of their own; return its name."""
+    station, cluster, received, upload, _ = document
+    flagged = [Flagged(kept.event, kept.reasons) for kept in events]
+    return documents.put(station, cluster, received, flagged, upload)
