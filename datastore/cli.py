@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from datastore.commands import (
     check,
+    merge,
     rejected,
     serve,
     stations,
@@ -31,6 +32,7 @@ COMMANDS = (
     verify,
     suspicious,
     rejected,
+    merge,
 )
 
 

@@ -167,7 +167,7 @@ def _set_orphan_aside(journal: Path) -> None:
 
 
 def _read_digests(path: Path, file: JournaledFile) -> DigestIndex:
-    with _as_damage(path), h5py.File(file, 'r') as h5:
+    with as_damage(path), h5py.File(file, 'r') as h5:
         stored = h5['ingest/digests'][:]['digest'] if 'ingest' in h5 else []
         return DigestIndex(np.reshape(stored, (-1, DIGEST_SIZE)).astype('u1'))
 
@@ -182,24 +182,21 @@ def _append(
     digests_known: int,
 ) -> None:
     identities = np.frombuffer(b''.join(digests), dtype=_DIGESTS.row_dtype)
-    with _as_damage(path), h5py.File(file, mode) as h5:
+    with as_damage(path), h5py.File(file, mode) as h5:
         if mode == 'w':
-            _set_text(h5, 'CLASS', 'GROUP')
-            _set_text(h5, 'TITLE', '')
-            _set_text(h5, 'VERSION', _GROUP_VERSION)
-            _set_text(h5, 'PYTABLES_FORMAT_VERSION', _FILE_VERSION)
-        group = _require_group(h5, group_path)
+            describe_root(h5)
+        group = require_group(h5, group_path)
         for table, rows, blobs in tables:
-            _append_table(group, table, _renumber(group, table, rows))
+            append_table(group, table, _renumber(group, table, rows))
             _append_blobs(group, blobs)
-        ingest = _require_group(h5, '/ingest')
+        ingest = require_group(h5, '/ingest')
         if _length(ingest, 'digests') != digests_known:
             raise FileBusy(f'{path} was changed by another program')
-        _append_table(ingest, _DIGESTS, identities)
+        append_table(ingest, _DIGESTS, identities)
 
 
 @contextlib.contextmanager
-def _as_damage(path: Path) -> Iterator[None]:
+def as_damage(path: Path) -> Iterator[None]:
     """Raise DamagedFile for whatever is raised because of what the file holds."""
     try:
         yield
@@ -230,9 +227,10 @@ def _renumber(
     return rows
 
 
-def _append_table(
+def append_table(
     group: h5py.Group, table: Table, rows: np.ndarray[Any, np.dtype[Any]]
 ) -> None:
+    """Append rows, of the table's row dtype, to a table that may not be there yet."""
     if table.name in group:
         dataset = group[table.name]
         if dataset.dtype != table.row_dtype:
@@ -276,7 +274,16 @@ _BLOB = h5py.vlen_dtype(np.uint8)
 _EMPTY = np.empty(0, dtype='u1')
 
 
-def _require_group(h5: h5py.File, path: str) -> h5py.Group:
+def describe_root(h5: h5py.File) -> None:
+    """Give a new file the attributes by which PyTables knows it."""
+    _set_text(h5, 'CLASS', 'GROUP')
+    _set_text(h5, 'TITLE', '')
+    _set_text(h5, 'VERSION', _GROUP_VERSION)
+    _set_text(h5, 'PYTABLES_FORMAT_VERSION', _FILE_VERSION)
+
+
+def require_group(h5: h5py.File, path: str) -> h5py.Group:
+    """Return the group at `path`, made on the way there if it is missing."""
     group: h5py.Group = h5
     for name in path.strip('/').split('/'):
         if name not in group:
