@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from datastore.commands import (
     check,
+    export,
     merge,
     rejected,
     serve,
@@ -33,6 +34,7 @@ COMMANDS = (
     suspicious,
     rejected,
     merge,
+    export,
 )
 
 

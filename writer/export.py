@@ -1,0 +1,196 @@
+"""Selects the rows of one station's table across day files, in order of time.
+
+A file is open only while a part of it is read, not while that part is written
+to wherever it goes: who pages through an export does not hold up the writer.
+Event files only grow, so what a row refers to is still there when its blobs
+are read.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from datastore.event import EPOCH
+from datastore.upload_codes import Column, Table
+from writer.reading import Reading, day_directory
+from writer.storage import DamagedFile, as_damage
+
+_ROWS_AT_ONCE = 2**16  # 6 MB of events
+_ROWS_WITH_BLOBS = 2**12  # some 5 MB of traces as text
+_GAP = 64  # blobs that nobody asked for, but are read rather than skipped
+
+_SAMPLES = re.compile(rb'-?\d{1,9}(?:,-?\d{1,9})*')  # what a trace unfolds to
+_MAX_TRACE = 2**24  # bytes of that; a readout window takes some 10^5
+
+Blobs = list[str | None] | list[list[str | None]]
+
+
+class Part(NamedTuple):
+    """Some rows, of the table's row dtype, and the content of their blobs.
+
+    `blobs` has for each blob column a list as long as the rows, of text; or
+    of lists of it, one a detector.  A trace is text as well, '31,30,28'.
+    None is what the station did not send.
+    """
+
+    rows: np.ndarray[Any, np.dtype[Any]]
+    blobs: dict[str, Blobs]
+
+
+class Selection:
+    """The rows of a station's table from `start` up to `end`.
+
+    Both are naive, as events' own times are, and whole seconds.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        reading: Reading,
+        station: int,
+        table: Table,
+        start: datetime,
+        end: datetime,
+        with_blobs: bool = False,
+    ) -> None:
+        self._data_dir = data_dir
+        self._reading = reading
+        self._station = station
+        self.table = table
+        self._start, self._end = start, end
+        self._with_blobs = with_blobs
+        self.undecodable = 0  # traces met so far that are not what they should be
+        self.tables_met: set[str] = set()  # tables in the files met so far
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns that make sense outside of the file."""
+        return [c for c in self.table.columns if self._with_blobs or not c.is_blob]
+
+    def parts(self) -> Iterator[Part]:
+        """Yield the rows, day by day, in order of time.
+
+        Raises FileBusy, DamagedFile or OSError where a file cannot be read.
+        """
+        for path in self._paths():
+            # A station that moved to another cluster that day is in two groups.
+            for group, rows in self._rows(path).items():
+                at_once = _ROWS_WITH_BLOBS if self._with_blobs else _ROWS_AT_ONCE
+                for first in range(0, len(rows), at_once):
+                    part = rows[first : first + at_once]
+                    yield Part(part, self._blobs(path, group, part))
+
+    def _paths(self) -> Iterator[Path]:
+        names = [path.name for path in self._data_dir.glob('[0-9]*')]
+        years = sorted(int(name) for name in names if name.isdecimal())
+        day = self._start.date()
+        while day <= (self._end - timedelta(seconds=1)).date():
+            if day.year not in years:
+                # Somebody may ask for everything since the year 1.
+                later = [year for year in years if day.year < year < 9999]
+                if not later:
+                    return
+                day = date(later[0], 1, 1)
+                continue
+            path = day_directory(self._data_dir, day) / f'station_{self._station}.h5'
+            if path.exists():
+                yield path
+            day += timedelta(days=1)
+
+    def _rows(self, path: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        """Return the rows of one day, by the path of their group."""
+        start, end = (
+            (moment - EPOCH) // timedelta(seconds=1)
+            for moment in (self._start, self._end)
+        )
+        found = {}
+        with self._reading.open(path) as file, as_damage(path):
+            for cluster in file.h5['hisparc'].values():
+                group = cluster.get(f'station_{self._station}', {})
+                self.tables_met.update(name for name in group if name != 'blobs')
+                if self.table.name not in group:
+                    continue
+                if group[self.table.name].dtype != self.table.row_dtype:
+                    raise ValueError(f'{self.table.name} has other columns')
+                rows = group[self.table.name][:]
+                times = rows['timestamp']
+                rows = rows[(times >= start) & (times < end)]
+                # Late data stands at the end.
+                keys = [rows['timestamp']]
+                if self.table.has_nanoseconds:
+                    keys.insert(0, rows['nanoseconds'])
+                found[group.name] = rows[np.lexsort(keys)]
+        return found
+
+    def _blobs(
+        self, path: Path, group: str, rows: np.ndarray[Any, np.dtype[Any]]
+    ) -> dict[str, Blobs]:
+        if not self._with_blobs or not self.table.blob_columns:
+            return {}
+        indices = [rows[name].ravel() for name in self.table.blob_columns]
+        wanted = np.unique(np.concatenate(indices))
+        with self._reading.open(path) as file, as_damage(path):
+            contents = _read(file.h5, f'{group}/blobs', wanted[wanted >= 0])
+        return {
+            column.name: self._decode(column, rows[column.name].tolist(), contents)
+            for column in self.table.columns
+            if column.is_blob
+        }
+
+    def _decode(self, column: Column, indices: Any, contents: dict[int, bytes]) -> Any:
+        if isinstance(indices, list):
+            return [self._decode(column, index, contents) for index in indices]
+        content = contents.get(indices, b'')
+        if column.encoding != 'base64':
+            return content.decode('latin-1') if indices in contents else None
+        if not content:
+            return None
+        trace = _unfold(content)
+        self.undecodable += trace is None
+        return trace
+
+
+def _read(h5: h5py.File, path: str, wanted: np.ndarray[Any, Any]) -> dict[int, bytes]:
+    """Return the blobs at these indices, which are in order."""
+    if not len(wanted):
+        return {}
+    if path not in h5 or wanted[-1] >= len(h5[path]):
+        raise DamagedFile(f'{h5.filename}: refers to blobs that are not there')
+    contents = {}
+    for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > _GAP) + 1):
+        first = int(run[0])
+        blobs = h5[path][first : int(run[-1]) + 1]
+        for index in run.tolist():
+            contents[index] = blobs[index - first].tobytes()
+    return contents
+
+
+def _unfold(content: bytes) -> str | None:
+    """Return a compressed trace as text; None if it is not one."""
+    unfolder = zlib.decompressobj()
+    try:
+        text = unfolder.decompress(content, _MAX_TRACE)
+    except zlib.error:
+        return None
+    text = text.rstrip(b', \r\n')
+    if not unfolder.eof or not _SAMPLES.fullmatch(text):
+        return None
+    return text.decode('ascii')
+
+
+def samples(trace: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Return the samples of a trace, in ADC counts."""
+    return np.fromstring(trace, dtype='i4', sep=',')
+
+
+def elements(column: Column) -> Sequence[str]:
+    """Return the names of a column's elements: one a detector, or its own."""
+    if not column.shape:
+        return (column.name,)
+    return [f'{column.name}_{number + 1}' for number in range(column.shape[0])]
