@@ -139,3 +139,25 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class DayFiles:
+    """Day files of stations, written as the writer does."""
+
+    def __init__(self, data_dir: Path) -> None:
+        from writer.storage import Archive
+
+        for name in ('tmp', 'incoming', 'rejected'):
+            (data_dir / name).mkdir(parents=True, exist_ok=True)
+        self.archive = Archive(data_dir, lambda name: None)
+
+    def store(self, station: int, *events: Any, cluster: str = CLUSTER) -> Path:
+        """Append events, all of the same day, to a station's file; return it."""
+        from writer.digests import event_digest
+        from writer.rows import rows_and_blobs
+
+        day = events[0].timestamp // 86400
+        tables = rows_and_blobs(events).tables
+        digests = [event_digest(event) for event in events]
+        self.archive.append(station, cluster, day, tables, digests, [])
+        return self.archive.path(station, day)

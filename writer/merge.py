@@ -39,7 +39,7 @@ from h5py import h5o
 
 from datastore import durable
 from datastore.upload_codes import TABLES, Column, Table
-from writer.journal import FileBusy
+from writer.journal import FileBusy, journal_path
 from writer.reading import Reading, day_directory, try_lock
 from writer.storage import (
     DamagedFile,
@@ -250,11 +250,16 @@ class Merger:
                 raise Stopped
             try:
                 known = work.sources.get(station)
-                if known and not work.rebuild and known.is_still(os.stat(path)):
+                if (
+                    known
+                    and not work.rebuild
+                    and known.is_still(os.stat(path))
+                    and not journal_path(path).exists()
+                ):
                     continue
                 with self._reading.open(path) as file, as_damage(path):
                     work.compare(station, file.h5)
-            except (FileBusy, DamagedFile, OSError, _Fault) as error:
+            except (FileBusy, DamagedFile, OSError) as error:
                 work.give_up(station, error)
 
     def _write(self, work: '_Work') -> tuple[bool, Path | None]:
@@ -387,19 +392,18 @@ class _Work:
     def compare(self, station: int, h5: h5py.File) -> None:
         """Compare a station's file, of another size or time, with what was merged.
 
-        Raises _Fault if the file holds less.
+        Raises ValueError if the file holds less.
         """
         lengths = _lengths(h5, station)
         merged = self.copies.get(station, {})
         if not lengths:
-            raise DamagedFile(f'{h5.filename}: holds nothing of the station')
+            raise ValueError('holds nothing of the station')
         if not self.rebuild:
             for name, length in merged.items():
                 if lengths.get(name, 0) < length:
-                    raise _Fault(
-                        station,
-                        f'{name} had {length} rows, and has {lengths.get(name, 0)} in '
-                        f'{h5.filename}; --rebuild takes it all the same',
+                    raise ValueError(
+                        f'{name} has {lengths.get(name, 0)} rows, and {length} were '
+                        'merged; --rebuild takes it all the same'
                     )
         self.to_copy.add(station)
         if self.rebuild or lengths != merged or not self._is_equal(h5, merged):

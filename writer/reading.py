@@ -92,16 +92,16 @@ class Reading:
             try_lock(descriptor, path, fcntl.LOCK_SH)
             # Only now: before, a writer could begin a commit, and die in it.
             journal = journal_path(path)
-            if not journal.exists():
-                return descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            self._replay(journal)
+            if journal.exists():
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                self._replay(journal)
+                try_lock(descriptor, path, fcntl.LOCK_SH)
+                if journal.exists():
+                    raise FileBusy(f'{path} is written to all the time')
+            return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-        # The replay gave its lock up: from the beginning.
-        os.close(descriptor)
-        raise FileBusy(f'{path} is written to all the time')
 
     def _replay(self, journal: Path) -> None:
         try:
