@@ -267,9 +267,13 @@ class Merger:
 
         Return whether it is newer, and where one that was not ours went.
         """
+        tmp = self._data_dir / 'tmp'
+        for debris in tmp.glob('merge-*'):
+            # Of a merge that was killed: while we hold the lock there is no other.
+            debris.unlink(missing_ok=True)
         while work.to_copy:
             self._check_space(work)
-            draft = self._data_dir / 'tmp' / f'merge-{os.getpid()}-{time.time_ns():x}'
+            draft = tmp / f'merge-{os.getpid()}-{time.time_ns():x}'
             try:
                 sources = self._fill(draft, work)
                 replaced = self._set_aside(work)
@@ -282,8 +286,8 @@ class Merger:
                 work.sources = sources
                 return work.is_news, replaced
             finally:
-                # A crash before this leaves a file in tmp/, which the writer
-                # removes an hour later.
+                # A crash before this leaves a file in tmp/, which the next merge
+                # removes, or the writer an hour later.
                 draft.unlink(missing_ok=True)
         return False, None
 
@@ -295,9 +299,10 @@ class Merger:
             size += kept
         disk = os.statvfs(self._data_dir)
         if disk.f_bavail * disk.f_frsize - size < self._min_free_space:
+            beside = ' beside min_free_space' if self._min_free_space else ''
             raise OSError(
                 errno.ENOSPC,
-                f'no room for a draft of {size / 1e6:,.0f} MB beside min_free_space',
+                f'no room for a draft of {size / 1e6:,.0f} MB{beside}',
                 str(self._data_dir),
             )
 
@@ -442,7 +447,8 @@ class _Draft(io.FileIO):
     def check(self) -> None:
         """Raise the first error of the disk, if there was one."""
         if self._error:
-            raise OSError(self._error.errno, self._error.strerror, self.name) from None
+            name = str(self.name)
+            raise OSError(self._error.errno, self._error.strerror, name) from None
 
 
 def _publish(draft: Path, work: _Work) -> None:

@@ -541,6 +541,14 @@ def test_crash_before_the_rename_changes_nothing(
     assert left(data_dir) == []
 
 
+def test_draft_of_a_merge_that_was_killed_is_removed(files, merged, data_dir):
+    files.store(501, shower(1))
+    (data_dir / 'tmp/merge-1-2').write_bytes(b'half')
+    (data_dir / 'tmp/of-the-endpoint').write_bytes(b'half a batch')
+    merged()
+    assert left(data_dir) == ['of-the-endpoint']
+
+
 def test_two_merges_do_not_go_on_at_once(files, merged, data_dir, target):
     files.store(501, shower(1))
     (data_dir / 'merge.lock').touch()
