@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from datastore import durable
-from datastore.commands.options import CommandError, add_config, station_number
+from datastore.commands.options import (
+    CommandError,
+    add_config,
+    add_wait,
+    station_number,
+)
 from datastore.config import read_config
 from datastore.spool import Spool
 from datastore.upload_codes import TABLES
@@ -74,13 +79,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         action='store_true',
         help="csv and tsv without the lines of explanation, which begin with '# '",
     )
-    parser.add_argument(
-        '--wait',
-        type=float,
-        default=30.0,
-        metavar='SECONDS',
-        help='how long to wait for a file that is written to; default: %(default)g',
-    )
+    add_wait(parser)
     add_config(parser)
     parser.set_defaults(run=lambda arguments: _export(parser, arguments))
 

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from datastore.commands.options import add_config, add_json, day, print_json
+from datastore.commands.options import (
+    add_config,
+    add_json,
+    add_wait,
+    day,
+    number,
+    print_json,
+)
 from datastore.config import Config, read_config
 from datastore.spool import Spool
 
@@ -84,13 +91,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
             '<data_dir>/replaced, and take over the stations that only it holds'
         ),
     )
-    parser.add_argument(
-        '--wait',
-        type=_seconds,
-        default=30.0,
-        metavar='SECONDS',
-        help='how long to wait for a file that is written to; default: %(default)g',
-    )
+    add_wait(parser)
     add_config(parser)
     add_json(parser)
     parser.set_defaults(run=lambda arguments: _merge(parser, arguments))
@@ -143,8 +144,8 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
 
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -271,28 +272,12 @@ def _phrases(merged: 'Merged') -> Iterator[str]:
         yield f'the file before is {merged.replaced}'
 
 
-def _number(text: str, least: float, most: float, unit: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1
-    if not least <= number <= most:
-        raise argparse.ArgumentTypeError(
-            f'{text} is not a number of {unit} from {least:g} to {most:g}'
-        )
-    return number
-
-
 def _minutes(text: str) -> float:
-    return _number(text, 0.01, 10080, 'minutes')
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0, 3600, 'seconds')
+    return number(text, 0.01, 10080, 'minutes')
 
 
 def _number_of_days(text: str) -> int:
-    return int(_number(text, 0, 36525, 'days'))
+    return int(number(text, 0, 36525, 'days'))
 
 
 def _time_of_day(text: str) -> int:

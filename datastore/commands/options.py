@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import pwd
 import re
@@ -31,6 +32,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument(
         '--json', action='store_true', help='print JSON instead of a table'
+    )
+
+
+def add_wait(parser: argparse.ArgumentParser) -> None:
+    """Add --wait."""
+    parser.add_argument(
+        '--wait',
+        type=_seconds,
+        default=30.0,
+        metavar='SECONDS',
+        help='how long to wait for a file that is written to; default: %(default)g',
     )
 
 
@@ -122,6 +134,23 @@ def utc(seconds: float) -> str:
 def printable(text: str) -> str:
     """Return text that came from elsewhere so that it is safe on a terminal."""
     return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def number(text: str, least: float, most: float, unit: str) -> float:
+    """Return a number that an argument gives, within bounds; for argparse types."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not least <= found <= most:
+        raise argparse.ArgumentTypeError(
+            f'{text} is not a number of {unit} from {least:g} to {most:g}'
+        )
+    return found
+
+
+def _seconds(text: str) -> float:
+    return number(text, 0, 3600, 'seconds')
 
 
 def print_json(document: Any) -> None:

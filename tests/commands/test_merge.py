@@ -164,6 +164,7 @@ def test_file_of_another_program_stays_and_the_other_days_are_merged(
         (['--watch', '--at', '3:00', '--every', '5'], 'either --every or --at'),
         (['--watch', '--every', '0'], '0 is not a number of minutes'),
         (['--watch', '--every', 'nan'], 'nan is not a number of minutes'),
+        (['--changed', '--wait', 'nan'], 'nan is not a number of seconds'),
         (['--changed', '--since', 'ever'], 'ever is not a number of days'),
         (['2020-02-03', '--since', '3'], '--since goes with'),
         (['--changed', '--rebuild'], 'go with a DATE'),
