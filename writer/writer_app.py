@@ -46,6 +46,7 @@ from writer.journal import FileBusy, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
 from writer.rows import rows_and_blobs
+from writer.service import Service
 from writer.station_list_fetcher import fetching
 from writer.storage import Archive, DamagedFile
 
@@ -91,14 +92,20 @@ def writer(
             config.data_dir, spool.remove, lambda: metrics.count(JOURNAL_REPLAYS)
         )
         patience = Patience()
-        sweeper = Sweeper(spool, suspicious, archive, patience, metrics, stop, progress)
+        service = Service()
+        sweeper = Sweeper(
+            spool, suspicious, archive, patience, metrics, stop, progress, service
+        )
         logger.info('started, process %d, on %s', os.getpid(), config.data_dir)
         sweeper.recover()
+        service.ready()
         while True:
             pause = config.sleep
+            started = time.monotonic()
             try:
                 with progress.sweeping():
                     sweeper.sweep()
+                service.swept(time.monotonic() - started, spool.pending)
                 patience.succeeded('spool')
             except OSError as error:
                 if once or error.errno not in DISK_ERRORS:
@@ -107,9 +114,10 @@ def writer(
                 logger.error(
                     'cannot read the spool, next try in %g s: %s', pause, error
                 )
-            if once or stop.wait(pause):
+            if once or service.wait(stop, pause):
                 break
         metrics.close()
+        service.stopping()
         logger.info('stopped')
 
 
@@ -133,6 +141,7 @@ class Sweeper:
         metrics: Metrics,
         stop: threading.Event,
         progress: Progress,
+        service: Service,
     ) -> None:
         self._spool = spool
         self._suspicious = suspicious
@@ -141,6 +150,7 @@ class Sweeper:
         self._patience = patience
         self._metrics = metrics
         self._progress = progress
+        self._service = service
         self._codes_logged: set[tuple[int, str]] = set()
 
     def recover(self) -> None:
@@ -166,6 +176,7 @@ class Sweeper:
         """
         started = time.monotonic()
         for name in self._spool.strangers():
+            self._service.alive()
             self._reject(name, 'this is not the name of a spool file')
         for names in self._spool.pending().values():
             for batches in self._loads(names):
@@ -182,6 +193,7 @@ class Sweeper:
         batches: dict[str, Batch] = {}
         size = 0
         for name in names:
+            self._service.alive()
             try:
                 content = self._spool.get(name)
                 batches[name] = decode_batch(content)
@@ -228,6 +240,7 @@ class Sweeper:
                 days[key].append((name, event))
                 unstored[name].add(key)
         for key, entries in days.items():
+            self._service.alive()
             if self._stop.is_set():
                 return
             if not self._patience.is_due(key):
