@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,16 @@ class Server:
 
 
 def start_uwsgi(
-    configfile: Path, application: str | None = None, **settings: object
+    configfile: Path,
+    application: str | None = None,
+    *,
+    arguments: Sequence[str] = (),
+    **settings: object,
 ) -> Server:
     """Start uWSGI as `examples/` deploys it, on a port that uWSGI chooses.
 
-    `application` is the text of another application.wsgi; `settings` are
-    values for settings that uwsgi.ini has.
+    `application` is the text of another application.wsgi; `arguments` are more
+    for its command line; `settings` are values for settings that uwsgi.ini has.
     """
     directory = configfile.parent
     examples = PROJECT / 'examples'
@@ -115,7 +120,7 @@ def start_uwsgi(
     log = directory / 'uwsgi.log'
     with log.open('wb') as file:
         process = subprocess.Popen(
-            [f'{sysconfig.get_path("scripts")}/uwsgi', '--ini', ini],
+            [f'{sysconfig.get_path("scripts")}/uwsgi', '--ini', ini, *arguments],
             env=os.environ | {'DATASTORE_CONFIG': str(configfile)},
             stdout=file,
             stderr=subprocess.STDOUT,
