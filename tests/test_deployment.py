@@ -112,7 +112,6 @@ def running_nginx(directory, endpoint):
         text = replaced(text, 'listen 443 ssl;', f'listen 127.0.0.1:{tls[1]} ssl;')
         text = replaced(text, '/etc/letsencrypt/.*pem;', f'{directory}/cert.pem;', 2)
         text = replaced(text, '/run/datastore/uwsgi.sock', str(endpoint))
-        text = replaced(text, 'root /var/www/html;', f'root {directory}/www;')
         (directory / 'site').write_text(text)
         conf = directory / 'nginx.conf'
         # Its workers are to enter pytest's directories.
