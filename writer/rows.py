@@ -6,10 +6,12 @@ one, so that the good ones are not flagged with it.
 """
 
 import base64
+import binascii
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -208,14 +210,20 @@ def _blobs(column: Column, values: tuple[Any, ...]) -> list[bytes]:
     return [decode(value) for value in values]
 
 
+if sys.version_info >= (3, 11):
+    _decode_base64 = partial(binascii.a2b_base64, strict_mode=True)
+else:
+    _decode_base64 = partial(base64.b64decode, validate=True)
+
+
 def _from_base64(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return _decode_base64(text)
     except ValueError:  # binascii.Error is one
         pass
     try:
         # Some encoders break lines, which is base64 all the same.
-        return base64.b64decode(''.join(text.split()), validate=True)
+        return _decode_base64(''.join(text.split()))
     except ValueError:
         raise InvalidEvent('is not base64') from None
 

@@ -28,7 +28,7 @@ from datastore import durable
 from datastore.event import EPOCH
 from datastore.upload_codes import Column, Table
 from writer.digests import DIGEST_SIZE, DigestIndex
-from writer.journal import FileBusy, JournaledFile, journal_path
+from writer.journal import FileBusy, JournaledFile, finish_all, journal_path
 from writer.rows import Rows
 
 logger = logging.getLogger(__name__)
@@ -151,8 +151,7 @@ class Archive:
             _append(path, buffer, 'w', group, tables, digests, 0)
             durable.make_directory(path.parent)
             durable.put(path, buffer.getvalue(), self._tmp)
-            for name in covers:
-                self._finish(name)
+            finish_all(covers, self._finish)
         index.add(digests)
         self._remember(path, index)
 

@@ -27,6 +27,7 @@ from datastore.config import ConfigError, blaming, read_config
 from datastore.durable import DISK_ERRORS
 from datastore.event import Event
 from datastore.logs import open_log
+from datastore.memory import keep_memory
 from datastore.metrics import (
     COMMITS,
     DUPLICATE_EVENTS,
@@ -42,7 +43,7 @@ from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import upload_id, uploads_in_lines
 from writer.digests import event_digest
-from writer.journal import FileBusy, replay_journal
+from writer.journal import FileBusy, finish_all, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
 from writer.rows import rows_and_blobs
@@ -80,6 +81,7 @@ def writer(
     """
     stop = stop or threading.Event()
     config = read_config(configfile)
+    keep_memory()
     open_log(logger, config, 'writer')
     with blaming(config, 'data_dir'):
         spool = Spool(config.data_dir)
@@ -330,8 +332,7 @@ class Sweeper:
             self._archive.append(*key, conversion.tables, stored, last)
             self._metrics.count(COMMITS)
         else:
-            for name in last:
-                self._spool.remove(name)
+            finish_all(last, self._spool.remove)
         self._progress.appended(
             key.station,
             key,

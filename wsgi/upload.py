@@ -98,17 +98,27 @@ def _discard(body: BinaryIO, length: int) -> None:
 
 
 def _parse_form(content: bytes) -> Upload:
-    pairs = content.split(b'&', _MAX_FIELDS)
-    if len(pairs) > _MAX_FIELDS:
-        raise InvalidPost(f'the form has more than {_MAX_FIELDS} fields')
     fields: dict[str, bytes] = {}
-    for pair in pairs:
-        encoded_name, equals, encoded = pair.partition(b'=')
-        name = _decode(encoded_name, 'the name of a field').decode('latin-1')
+    start = seen = 0
+    while start <= len(content):
+        seen += 1
+        if seen > _MAX_FIELDS:
+            raise InvalidPost(f'the form has more than {_MAX_FIELDS} fields')
+        stop = content.find(b'&', start)
+        if stop == -1:
+            stop = len(content)
+        equals = content.find(b'=', start, stop)
+        name_stop = stop if equals == -1 else equals
+        name = _decode(content[start:name_stop], 'the name of a field').decode(
+            'latin-1'
+        )
         if name in fields:
             raise InvalidPost(f'field {name} is sent more than once')
-        if name in FIELDS and equals:
+        if name in FIELDS and equals != -1:
+            # Copied once: it is nearly all of the form.
+            encoded = content[equals + 1 : stop]
             fields[name] = encoded if name == 'data' else _decode(encoded, name)
+        start = stop + 1
     for name in FIELDS:
         if name not in fields:
             raise InvalidPost(f'field {name} is missing')

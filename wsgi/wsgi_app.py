@@ -20,6 +20,7 @@ from datastore.batch import Batch, encode_batch
 from datastore.config import Config, ConfigError, blaming, read_config
 from datastore.event import Event
 from datastore.logs import open_log
+from datastore.memory import keep_memory
 from datastore.spool import Spool
 from datastore.status import StatusReport
 from datastore.suspicious import Flagged, Suspicious
@@ -214,6 +215,7 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
         suspicious = Suspicious(config.data_dir)
     logger.info('%d stations listed in %s', len(stations), config.station_list)
     pressure = Pressure(config, spool)
+    keep_memory()
     return Endpoint(
         config=config,
         stations=stations,
