@@ -55,6 +55,7 @@ class Endpoint(NamedTuple):
     suspicious: Suspicious
     pressure: Pressure
     reader: EventReader
+    decoding: threading.Lock
     outcomes: Outcomes
     report: StatusReport
     metrics_page: MetricsPage
@@ -131,8 +132,12 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
         # Nothing is decoded before its sender is known.
         station = endpoint.stations.authenticate(upload.station_id, upload.password)
         endpoint.pressure.check(len(upload.encoded_data))
-        pickled = verified_data(upload)
-        good, flagged = _decode(endpoint, pickled)
+        # One thread at a time, while others wait for senders and for the disk:
+        # threads that take turns here take the processor's caches from each
+        # other, and the memory of a large upload several times.
+        with endpoint.decoding:
+            pickled = verified_data(upload)
+            good, flagged = _decode(endpoint, pickled)
         _store(endpoint, receipt.upload, station, good, flagged)
     except UploadError as error:
         return endpoint.outcomes.refused(receipt, error)
@@ -223,6 +228,7 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
         suspicious=suspicious,
         pressure=pressure,
         reader=EventReader(),
+        decoding=threading.Lock(),
         outcomes=Outcomes(config, logger),
         report=StatusReport(config),
         metrics_page=MetricsPage(config),

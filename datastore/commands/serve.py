@@ -111,6 +111,7 @@ def uwsgi_command(uwsgi: str, port: int, configfile: Path) -> list[str]:
         'http-socket': f'{HOST}:{port}',
         'eval': _APPLICATION.format(configfile=str(configfile)),
         'processes': '2',
+        'threads': '4',
         # The writer: started and restarted by the master, stopped with SIGTERM.
         'attach-daemon2': f'cmd={writer},stopsignal=15,reloadsignal=15',
         'socket-timeout': '30',

@@ -379,7 +379,7 @@ def test_new_file_appears_whole(store, monkeypatch):
     rename = os.rename
 
     def look_and_rename(draft, path):
-        assert not path.exists()
+        assert not os.path.exists(path)
         assert errors_in(draft) == numbered(1, 2)
         assert store.finished == []
         rename(draft, path)
