@@ -1,70 +1,128 @@
 """`python -m bench`: prints the table of bench/README.md."""
 
+import os
 import platform
+import re
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench import endpoint, uploads, writer
+from bench import endpoint, load, uploads, writer
+from bench.writer import Round, Swept
 
-ROW = '| {:<44} | {:>10} | {:>10} | {:>6} | {:>8} |'
+_WIDTHS = (46, 10, 10, 7, 8)
+_ROW = '| {:<46} | {:>10} | {:>10} | {:>7} | {:>8} |'
+_MB = 10**6
 
 
 def main() -> int:
     """Run all of it and return the exit status."""
     started = time.monotonic()
-    what, _ = uploads.batch_of_100()
-    print(f'{platform.platform()}, {platform.python_version()}; {what}\n')
-    print(ROW.format('what', 'ours', 'limit', 'ratio', 'peak MB'))
-    print(ROW.format(*('-' * width for width in (44, 10, 10, 6, 8))), flush=True)
+    print(_machine())
+    print(f'{uploads.description()}, sent by {load.SENDER}\n')
+    print(_ROW.format('what', 'ours', 'limit', 'ratio', 'peak MB'))
+    print(_ROW.format(*('-' * width for width in _WIDTHS)), flush=True)
+    # What is deleted slows down what ext4 creates in the next minutes, so that
+    # all of it is deleted at the end.
     with tempfile.TemporaryDirectory(prefix='bench-') as name:
         directory = Path(name)
         _endpoint(directory)
         _writer(directory)
+        _stations(directory)
+        _backlog(directory)
     print(f'\n{time.monotonic() - started:.0f} s in all')
     return 0
 
 
+def _machine() -> str:
+    model = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
+    kind = model[1] if model else platform.machine()
+    return (
+        f'{os.cpu_count()} x {kind}, {platform.platform()}, '
+        f'Python {platform.python_version()}'
+    )
+
+
 def _endpoint(directory: Path) -> None:
-    rounds = [uploads.bodies_of_batches(300, 1 + 300 * n) for n in range(3)]
+    rounds = [uploads.bodies_of_batches(700, 1 + 700 * n) for n in range(3)]
     _show_endpoint('100 events', endpoint.measure(directory / 'batches', rounds))
-    rounds = [uploads.bodies_of_events(2000, 1 + 2000 * n) for n in range(3)]
+    rounds = [uploads.bodies_of_events(3500, 1 + 3500 * n) for n in range(3)]
     _show_endpoint('1 event', endpoint.measure(directory / 'events', rounds))
 
 
 def _show_endpoint(what: str, measured: endpoint.Measured) -> None:
     ours, bare, peak = measured
     _show(f'uploads of {what} /s', ours.per_second, bare.per_second, peak)
-    print(
-        ROW.format(
-            f'  latency: median {ours.median:.1f} ms, p99 {ours.p99:.1f} ms',
-            '',
-            '',
-            f'x{ours.p99 / ours.median:.1f}',
-            '',
-        ),
-        flush=True,
-    )
+    latency = f'  latency in ms: 99th percentile, median {what}'
+    _show_times(latency, ours.p99, ours.median)
 
 
 def _writer(directory: Path) -> None:
     configfile = endpoint.configure(directory / 'writer')
     data_dir = configfile.parent / 'data'
-    writer.sweep(configfile, batches=1200, size=100, first=1)
-    (path,) = data_dir.glob('[0-9]*/[0-9]*/*/station_*.h5')
-    size = path.stat().st_size
-    print(ROW.format(f'  the day file is {size / 1e6:.0f} MB now', '', '', '', ''))
-    swept = writer.sweep(configfile, batches=400, size=100, first=2000)
-    _show('events stored /s, of batches of 100', *swept)
-    swept = writer.sweep(configfile, batches=8000, size=1, first=10_000)
-    _show('events stored /s, of batches of 1', *swept)
+    writer.grow(configfile, 1 * _MB)
+    (small,) = writer.sweep(configfile, [Round(100, 100)], first=1)
+    writer.grow(configfile, 50 * _MB)
+    hundreds, singles = writer.sweep(
+        configfile, [Round(400, 100), Round(8000, 1)], first=200_000
+    )
+    _show_swept('events stored /s, of batches of 100', hundreds, data_dir)
+    _show_swept('events stored /s, of batches of 1', singles, data_dir)
+    size, content = writer.size_of_file(data_dir)
+    _show_times(
+        '  MB of the day file, of its rows and blobs', size / _MB, content / _MB
+    )
+    writer.grow(configfile, 500 * _MB)
+    # The first sweep reads which events the file has, once for a writer.
+    _, large = writer.sweep(configfile, [Round(1, 100), Round(100, 100)], first=400_000)
+    _show_times('us an event, file of 500 MB and of 1 MB', large.cost(), small.cost())
+    shutil.rmtree(data_dir / '2017', ignore_errors=True)
+
+
+def _show_swept(what: str, swept: Swept, directory: Path) -> None:
+    raw = writer.raw_write(directory, swept.size)
+    _show(what, swept.per_second(), swept.events / raw, swept.peak)
+
+
+def _stations(directory: Path) -> None:
+    configfile = endpoint.configure(directory / 'one')
+    _, one = writer.sweep(configfile, [Round(1, 100), Round(1, 100)], first=1)
+    configfile = endpoint.configure(directory / 'many')
+    every = Round(1, 50, stations=2000)
+    _, before, after = writer.sweep(configfile, [every, every, every], first=1)
+    _show_times(
+        'us an event, 2,000 stations and 1', after.cost(), one.cost(), after.peak
+    )
+    _show_times('  MB after 300,000 events, after 200,000', after.memory, before.memory)
+
+
+def _backlog(directory: Path) -> None:
+    configfile = endpoint.configure(directory / 'backlog')
+    few, many = writer.sweep(
+        configfile, [Round(10, 1), Round(200, 1, stations=500)], first=1
+    )
+    _show_times(
+        'us an event, 100,000 batches and 10', many.cost(), few.cost(), many.peak
+    )
 
 
 def _show(what: str, ours: float, limit: float, peak: float) -> None:
     print(
-        ROW.format(
+        _ROW.format(
             what, f'{ours:,.0f}', f'{limit:,.0f}', f'{ours / limit:.1%}', f'{peak:.0f}'
+        ),
+        flush=True,
+    )
+
+
+def _show_times(what: str, one: float, other: float, peak: float | None = None) -> None:
+    """Show two figures of ours, and how many times the other the one is."""
+    memory = '' if peak is None else f'{peak:.0f}'
+    print(
+        _ROW.format(
+            what, f'{one:,.1f}', f'{other:,.1f}', f'x {one / other:.2f}', memory
         ),
         flush=True,
     )

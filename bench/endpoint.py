@@ -11,11 +11,11 @@ from typing import NamedTuple
 from bench.load import Load, send
 from bench.uploads import CLUSTER, PASSWORD, STATION
 
-ROUNDS = 3
+_SETTINGS = Path(__file__).parents[1] / 'examples' / 'uwsgi.ini'
 
 _BARE = """\
 def application(environ, start_response):
-    environ['wsgi.input'].read(int(environ['CONTENT_LENGTH']))
+    environ['wsgi.input'].read(int(environ.get('CONTENT_LENGTH') or 0))
     start_response('200 OK', [('Content-Type', 'text/plain')])
     return [b'100']
 """
@@ -34,14 +34,15 @@ class Measured(NamedTuple):
     peak: float
 
 
-def configure(directory: Path) -> Path:
+def configure(directory: Path, stations: int = 1) -> Path:
     """Write a configuration for the uploads of the benchmark and return it."""
     directory.mkdir(parents=True, exist_ok=True)
-    stations = directory / 'station_list.csv'
-    stations.write_text(f'{STATION}, {CLUSTER}, {PASSWORD}\n')
+    listed = directory / 'station_list.csv'
+    lines = [f'{STATION + n}, {CLUSTER}, {PASSWORD}\n' for n in range(stations)]
+    listed.write_text(''.join(lines))
     path = directory / 'config.ini'
     path.write_text(
-        f'[General]\nlog = {directory}/log\nstation_list = {stations}\n'
+        f'[General]\nlog = {directory}/log\nstation_list = {listed}\n'
         f'data_dir = {directory}/data\nmin_free_space = off\n'
         '[Suspicion]\nearliest = 2016-01-01\n'
     )
@@ -78,26 +79,23 @@ def _median(loads: list[Load]) -> Load:
 
 
 class _Server:
-    """uWSGI with two processes on a port of its own choice."""
+    """uWSGI as it is deployed, on a port of its own choice."""
 
     def __init__(self, directory: Path, application: str) -> None:
         directory.mkdir(parents=True)
-        script = directory / 'application.py'
-        script.write_text(application)
+        (directory / 'application.wsgi').write_text(application)
+        settings = _SETTINGS.read_text()
+        settings = re.sub(
+            '(?m)^http-socket = .*', 'http-socket = 127.0.0.1:0', settings
+        )
+        (directory / 'uwsgi.ini').write_text(settings)
         self._log = directory / 'uwsgi.log'
-        command = [
-            f'{sysconfig.get_path("scripts")}/uwsgi',
-            '--http-socket=127.0.0.1:0',
-            f'--wsgi-file={script}',
-            '--master',
-            '--processes=2',
-            '--need-app',
-            '--die-on-term',
-            '--disable-logging',
-        ]
         with self._log.open('wb') as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT
+                [f'{sysconfig.get_path("scripts")}/uwsgi', 'uwsgi.ini'],
+                cwd=directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         while 'spawned uWSGI worker 2' not in self._log.read_text():
             if self._process.poll() is not None:

@@ -1,15 +1,24 @@
 """Sends distinct uploads to a server, eight at a time, and times each answer.
 
-Threads of this process on plain sockets: the requests are made beforehand, and
-sending and waiting leave the processor to the server.
+With Debian's `wrk` where there is one, else with threads of this process on
+plain sockets.  Either way the requests are made beforehand.
 """
 
+import json
+import shutil
+import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 SENDERS = 8
+
+_WRK = shutil.which('wrk')
+SENDER = 'wrk' if _WRK else 'threads of the benchmark'
 
 _HEADER = (
     b'POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
@@ -30,6 +39,33 @@ class Load(NamedTuple):
 def send(port: int, bodies: list[bytes]) -> Load:
     """POST every body once; `refused` counts the answers that are not `100`."""
     requests = [_HEADER % len(body) + body for body in bodies]
+    return (_send_with_wrk if _WRK else _send_with_threads)(port, requests)
+
+
+def _send_with_wrk(port: int, requests: list[bytes]) -> Load:
+    script = Path(__file__).with_name('wrk.lua')
+    with tempfile.TemporaryDirectory(prefix='bench-') as name:
+        content, lengths = Path(name, 'requests'), Path(name, 'lengths')
+        content.write_bytes(b''.join(requests))
+        lengths.write_text(''.join(f'{len(request)}\n' for request in requests))
+        command = [str(_WRK), '-t1', f'-c{SENDERS}', '-d100', '--timeout=60']
+        command += ['-s', str(script), f'http://127.0.0.1:{port}/']
+        command += ['--', str(content), str(lengths)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
+            assert wrk.stdout is not None
+            for line in wrk.stdout:
+                if line == 'all are answered\n':
+                    wrk.send_signal(signal.SIGINT)
+    result = json.loads(line)  # the last one
+    return Load(
+        per_second=len(requests) / result['seconds'],
+        median=result['median'],
+        p99=result['p99'],
+        refused=result['refused'],
+    )
+
+
+def _send_with_threads(port: int, requests: list[bytes]) -> Load:
     latencies: list[float] = []
     refused: list[bytes] = []
     remaining = iter(requests)
@@ -56,7 +92,7 @@ def send(port: int, bodies: list[bytes]) -> Load:
     seconds = time.perf_counter() - started
     latencies.sort()
     return Load(
-        per_second=len(bodies) / seconds,
+        per_second=len(requests) / seconds,
         median=latencies[len(latencies) // 2],
         p99=latencies[len(latencies) * 99 // 100],
         refused=len(refused),

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 _STATE = struct.Struct('>HBBBBB')
+_HEADER = ('date', 'nanoseconds', 'datetime', 'time', 'eventtype_uploadcode')
 
 
 def pickled_as_python_2(event_list: list[dict[str, Any]]) -> bytes:
@@ -28,6 +29,16 @@ def pickled_as_python_2(event_list: list[dict[str, Any]]) -> bytes:
         pickler.save(event)
         pickler.write('a')
     return b''.join(pickler.pieces) + b'.'
+
+
+def in_python_2_order(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event with its keys in the order of Python 2's dicts."""
+    entries = [
+        {key: entry[key] for key in ('data_uploadcode', 'data')}
+        for entry in event['datalist']
+    ]
+    header = {key: event['header'][key] for key in _HEADER if key in event['header']}
+    return {'datalist': entries, 'header': header}
 
 
 class _Pickler:

@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 from support import RECORDINGS
 
-from datastore.python2 import pickled_as_python_2
+from datastore.python2 import in_python_2_order, pickled_as_python_2
 
 EVENT = {
     'datalist': [
@@ -38,3 +38,5 @@ def test_a_recorded_batch_comes_out_byte_for_byte():
     events = pickle.loads(recorded, encoding='latin-1')
 
     assert pickled_as_python_2(events) == recorded
+    shuffled = [dict(sorted(event.items(), reverse=True)) for event in events]
+    assert pickled_as_python_2(list(map(in_python_2_order, shuffled))) == recorded

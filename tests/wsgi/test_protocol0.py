@@ -9,7 +9,7 @@ import pytest
 from support import RECORDINGS
 
 from datastore.event import Event, InvalidEvent, parse_event
-from datastore.python2 import pickled_as_python_2
+from datastore.python2 import in_python_2_order, pickled_as_python_2
 from datastore.simulation import Simulation
 from wsgi.protocol0 import EventReader
 from wsgi.rcodes import NotAnEventList
@@ -27,10 +27,6 @@ def unpickled(pickled: bytes) -> list[Event] | None:
         return None
 
 
-def as_recorded(event: dict[str, Any]) -> dict[str, Any]:
-    return {'datalist': event['datalist'], 'header': event['header']}
-
-
 def with_other_orders(event: dict[str, Any]) -> dict[str, Any]:
     return {
         'datalist': [dict(reversed(entry.items())) for entry in event['datalist']],
@@ -38,7 +34,7 @@ def with_other_orders(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize('arrange', [as_recorded, with_other_orders])
+@pytest.mark.parametrize('arrange', [in_python_2_order, with_other_orders])
 def test_a_batch_is_read_as_unpickling_reads_it(arrange):
     pickled = pickled_as_python_2([arrange(event) for event in EVENTS])
 
@@ -80,7 +76,9 @@ def test_values_of_every_kind_are_read():
         {'data_uploadcode': f'X{number}', 'data': value}
         for number, value in enumerate(VALUES)
     ]
-    pickled = pickled_as_python_2([{**as_recorded(EVENTS[0]), 'datalist': entries}])
+    pickled = pickled_as_python_2(
+        [{**in_python_2_order(EVENTS[0]), 'datalist': entries}]
+    )
 
     events = EventReader().read(pickled)
 
@@ -107,7 +105,7 @@ def test_values_of_every_kind_are_read():
     ids=repr,
 )
 def test_an_unusual_entry_is_left_to_the_unpickler(unusual):
-    event = as_recorded(EVENTS[0])
+    event = in_python_2_order(EVENTS[0])
     pickled = pickled_as_python_2(
         [event, {**event, 'datalist': [*event['datalist'][:2], unusual]}]
     )
@@ -128,14 +126,14 @@ def test_an_unusual_entry_is_left_to_the_unpickler(unusual):
     ids=repr,
 )
 def test_an_unusual_header_is_left_to_the_unpickler(change):
-    event = as_recorded(EVENTS[0])
+    event = in_python_2_order(EVENTS[0])
     pickled = pickled_as_python_2([{**event, 'header': event['header'] | change}])
 
     assert EventReader().read(pickled) is None
 
 
 def test_an_upload_code_that_is_sent_twice_is_left_to_the_unpickler():
-    event = as_recorded(EVENTS[0])
+    event = in_python_2_order(EVENTS[0])
     twice = {**event, 'datalist': event['datalist'][:1] * 2}
 
     assert EventReader().read(pickled_as_python_2([twice])) is None
@@ -144,7 +142,7 @@ def test_an_upload_code_that_is_sent_twice_is_left_to_the_unpickler():
 @pytest.mark.parametrize('minute', [39, 34, 92 // 2, 10, 13])
 def test_times_whose_bytes_are_quotes_or_ends_of_lines_are_read(minute):
     moment = datetime(2020, 5, 17, 9, minute, 10, 0x22_27_5C % 10**6)
-    event = as_recorded(EVENTS[0])
+    event = in_python_2_order(EVENTS[0])
     pickled = pickled_as_python_2(
         [{**event, 'header': event['header'] | {'datetime': moment}}]
     )
@@ -156,7 +154,7 @@ def test_times_whose_bytes_are_quotes_or_ends_of_lines_are_read(minute):
 
 
 def test_a_type_of_another_event_with_these_upload_codes_is_seen():
-    event = as_recorded(EVENTS[0])
+    event = in_python_2_order(EVENTS[0])
     other = {**event, 'header': event['header'] | {'eventtype_uploadcode': 'ERR'}}
     pickled = pickled_as_python_2([event, other])
 
@@ -168,7 +166,7 @@ def test_a_type_of_another_event_with_these_upload_codes_is_seen():
 
 def test_more_shapes_than_are_kept_are_read_all_the_same():
     reader = EventReader()
-    event = as_recorded(EVENTS[0])
+    event = in_python_2_order(EVENTS[0])
     for number in range(100):
         entry = {'data_uploadcode': f'X{number}', 'data': number}
         pickled = pickled_as_python_2([{**event, 'datalist': [entry]}])
@@ -176,7 +174,7 @@ def test_more_shapes_than_are_kept_are_read_all_the_same():
 
 
 def test_an_upload_of_ever_new_shapes_is_left_to_the_unpickler():
-    event = as_recorded(EVENTS[0])
+    event = in_python_2_order(EVENTS[0])
     upload = [
         {**event, 'datalist': [{'data_uploadcode': f'X{number}', 'data': number}]}
         for number in range(10)
@@ -229,7 +227,7 @@ def test_whatever_is_read_of_a_damaged_upload_is_what_unpickling_reads():
     randomly = random.Random(1)
     seeds = [
         pickled_as_python_2([arrange(event) for event in EVENTS[:2]])
-        for arrange in (as_recorded, with_other_orders)
+        for arrange in (in_python_2_order, with_other_orders)
     ]
     reader = EventReader()
     read = 0
