@@ -121,7 +121,7 @@ def _station(
         # By the day, UTC, on which they arrived, whenever they happened.
         'events_today': {kind: count for kind, count in today.items() if count},
         'events': {kind: count for kind, count in totals.items() if count},
-        'suspicious': counts['suspicious'],
+        'suspicious': counts['suspicious_endpoint'] + counts['suspicious_writer'],
         'stored': counts['stored'],
         'duplicates': counts['duplicates'],
         'refusals': _refusals(counts),

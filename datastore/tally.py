@@ -1,69 +1,91 @@
-"""What happens to each station, counted by every process in a file of its own.
+"""What happens to each station, counted by every process of both programs.
 
-A file `<data_dir>/status/<n>.tally` is a header of 4096 bytes, JSON padded with
-spaces, which names the fields; then a record for each station, of as many
-64-bit integers, the station's number first.  Station 0 stands for uploads of
-stations that are not listed, or that could not be told.  Any program may read
-the files at any time; what a station did is the sum over all files (of `last_*`
-and `*_at` the latest, of `*_today` those of the latest `day`).
-
-A process takes the first file that it can lock, and counts on from what it
-finds there.  So nothing is lost when a process is killed, the totals outlive
-restarts, there are as many files as there ever were processes at once, and
-nothing needs to be folded together, which a crash could do twice.
-
-Records are written with `pwrite`, at 1.0 us; stores into a mapped file took
-0.6 us here, but on a full disk, or a file that is cut short, they are answered
-with SIGBUS, which kills a worker in the middle of an upload, where `pwrite`
-returns an error.  Nothing is fsynced: a power cut takes back half a minute of
-counts, and never an event.
+Each process counts in a file of its own, `<data_dir>/status/<n>.tally`, see
+`datastore.counts_file`, with a record for each station.  Station 0 stands for
+uploads of stations that are not listed, or that could not be told, and for what
+the writer does that is no station's.  What a station did is the sum over all
+files: of `last_*` and `*_at` the latest, of `*_today` those of the latest `day`.
 """
 
-import contextlib
-import fcntl
 import functools
-import json
 import logging
-import os
-import sys
-import threading
+import math
 import time
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import FileIO
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from datastore import durable
+from datastore.counts_file import CountsFile, Layout, read_counts
 from datastore.event import Event
 from datastore.heartbeat import status_directory
 from datastore.upload_codes import EVENT_TYPES
 
-FORMAT = 'datastore tally 1'
-HEADER_SIZE = 4096  # bytes
-DTYPE = '<i8' if sys.byteorder == 'little' else '>i8'
-
 NOBODY = 0  # no station's number: whoever is not listed, or could not be told
 REFUSALS = (201, 203, 205, 206, 208, 400)
+
+
+class Durations(NamedTuple):
+    """Fields that say how long something took: their sum, and a histogram.
+
+    `bounds` are the upper ones of its buckets, in s, of which the last has none.
+    """
+
+    name: str
+    bounds: tuple[float, ...]
+
+    @property
+    def total(self) -> str:
+        """The field of the sum, in us: integers add up exactly."""
+        return f'{self.name}_microseconds'
+
+    @property
+    def buckets(self) -> list[str]:
+        """The fields that count what took up to a bound, and more than the last."""
+        return [f'{self.name}_within_{bound:g}' for bound in self.bounds]
+
+
+UPLOAD_DURATIONS = Durations(
+    'uploads',
+    (
+        *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+        *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, math.inf),
+    ),
+)
+SWEEP_DURATIONS = Durations(
+    'sweeps', (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, math.inf)
+)
 
 # Everything is a count but `day`, in days since 1970, UTC, and times, in s since
 # the epoch.  `last_event` is by the station's clock, the others by ours.
 FIELDS = (
     'station',
+    # By the endpoint.
     'uploads',
     'bytes',
     'last_upload',
     'last_event',
-    'suspicious',
-    'stored',
-    'duplicates',
+    'suspicious_endpoint',
     *(f'refused_{rcode}' for rcode in REFUSALS),
     *(f'refused_{rcode}_at' for rcode in REFUSALS),
     *(f'events_{event_type}' for event_type in EVENT_TYPES),
     'day',
     *(f'events_{event_type}_today' for event_type in EVENT_TYPES),
+    UPLOAD_DURATIONS.total,
+    *UPLOAD_DURATIONS.buckets,
+    # By the writer.
+    'stored',
+    'duplicates',
+    'suspicious_writer',
+    'commits',
+    'replays',
+    'rejected',
+    'last_sweep',
+    SWEEP_DURATIONS.total,
+    *SWEEP_DURATIONS.buckets,
 )
 _AT = {name: position for position, name in enumerate(FIELDS)}
 _TODAY = [at for name, at in _AT.items() if name.endswith('_today')]
@@ -73,11 +95,8 @@ _LATEST = [
     if name in ('station', 'day') or name.startswith('last_') or name.endswith('_at')
 ]
 _COUNTS = sorted(set(_AT.values()) - set(_TODAY) - set(_LATEST))
-_RECORD_SIZE = 8 * len(FIELDS)  # bytes
 
 _DAY = 86400  # s
-_MAX_FILES = 1000
-_PAUSE = 60.0  # s until a file is looked for again, where none could be had
 
 Counts = dict[str, int]  # of one station, by field
 
@@ -94,7 +113,7 @@ def _never_failing(count: Callable[..., None]) -> Callable[..., None]:
             count(self, *arguments)
         except Exception as error:
             # Nothing narrower: an upload does not fail because of its count.
-            self.complain(error)
+            self._file.complain(error)
 
     return guarded
 
@@ -102,8 +121,7 @@ def _never_failing(count: Callable[..., None]) -> Callable[..., None]:
 class Tally:
     """What this process counts.  No method raises; each costs some microseconds.
 
-    What the disk does not take is kept in memory and written with a later
-    count.  Threads may share one; it is not to be used across a fork.
+    Threads may share one; it is not to be used across a fork.
     """
 
     def __init__(
@@ -112,27 +130,24 @@ class Tally:
         logger: logging.Logger,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._logger = logger
-        self._directory = status_directory(data_dir)
+        self._file = CountsFile(status_directory(data_dir), _LAYOUT, logger)
         self._clock = clock
-        self._lock = threading.Lock()
-        self._file: FileIO | None = None
-        self._look_again = 0.0
-        self._records: dict[int, array[int]] = {}
-        self._offsets: dict[int, int] = {}
-        self._unwritten: set[int] = set()
-        self._has_complained = False
 
     @_never_failing
     def taken(
-        self, station: int, size: int, events: Sequence[Event], suspicious: int
+        self,
+        station: int,
+        size: int,
+        events: Sequence[Event],
+        suspicious: int,
+        seconds: float,
     ) -> None:
-        """Count an upload of `size` bytes that was answered 100.
+        """Count an upload of `size` bytes that was answered 100 after `seconds`.
 
         `events` are its good ones, `suspicious` counts the others.
         """
         now = int(self._clock())
-        with self._changing(station) as record:
+        with self._file.changing(station) as record:
             if record[_AT['day']] != now // _DAY:
                 record[_AT['day']] = now // _DAY
                 for at in _TODAY:
@@ -140,99 +155,65 @@ class Tally:
             record[_AT['uploads']] += 1
             record[_AT['bytes']] += size
             record[_AT['last_upload']] = now
-            record[_AT['suspicious']] += suspicious
+            record[_AT['suspicious_endpoint']] += suspicious
             if events:
                 latest = max(map(_time_of, events))
                 record[_AT['last_event']] = max(record[_AT['last_event']], latest)
             for event_type, count in Counter(map(_type_of, events)).items():
                 record[_AT[f'events_{event_type}']] += count
                 record[_AT[f'events_{event_type}_today']] += count
+            _observe(record, UPLOAD_DURATIONS, seconds)
 
     @_never_failing
-    def refused(self, station: int | None, rcode: int) -> None:
-        """Count an upload that was answered `rcode`.
+    def refused(self, station: int | None, rcode: int, seconds: float) -> None:
+        """Count an upload that was answered `rcode` after `seconds`.
 
         `station` is None unless it is listed: a sender that makes up numbers
         is not to make records.
         """
-        with self._changing(NOBODY if station is None else station) as record:
+        with self._file.changing(NOBODY if station is None else station) as record:
             record[_AT[f'refused_{rcode}']] += 1
             record[_AT[f'refused_{rcode}_at']] = int(self._clock())
+            _observe(record, UPLOAD_DURATIONS, seconds)
 
     @_never_failing
     def appended(
         self, station: int, stored: int, duplicates: int, suspicious: int
     ) -> None:
         """Count what the writer made of a station's events."""
-        with self._changing(station) as record:
+        with self._file.changing(station) as record:
             record[_AT['stored']] += stored
             record[_AT['duplicates']] += duplicates
-            record[_AT['suspicious']] += suspicious
+            record[_AT['suspicious_writer']] += suspicious
+
+    @_never_failing
+    def committed(self, station: int) -> None:
+        """Count a commit to a day file of a station."""
+        with self._file.changing(station) as record:
+            record[_AT['commits']] += 1
+
+    @_never_failing
+    def replayed(self) -> None:
+        """Count a commit that was interrupted and is finished."""
+        with self._file.changing(NOBODY) as record:
+            record[_AT['replays']] += 1
+
+    @_never_failing
+    def rejected(self) -> None:
+        """Count a spool file that could not be read."""
+        with self._file.changing(NOBODY) as record:
+            record[_AT['rejected']] += 1
+
+    @_never_failing
+    def swept(self, seconds: float) -> None:
+        """Count a sweep that went through the whole spool."""
+        with self._file.changing(NOBODY) as record:
+            record[_AT['last_sweep']] = int(self._clock())
+            _observe(record, SWEEP_DURATIONS, seconds)
 
     def close(self) -> None:
-        """Leave the file to another process."""
-        with self._lock:
-            if self._file is not None:
-                with contextlib.suppress(OSError):  # nothing was buffered
-                    self._file.close()
-            self._file, self._look_again = None, 0.0
-            # Another process may count on from them.
-            self._records, self._offsets = {}, {}
-
-    def complain(self, error: Exception) -> None:
-        """Log why something is not counted, or not written, once."""
-        if not self._has_complained:
-            self._has_complained = True
-            self._logger.warning('not all is counted in %s: %r', self._directory, error)
-
-    @contextlib.contextmanager
-    def _changing(self, station: int) -> Iterator['array[int]']:
-        """Let a record be changed, and write it."""
-        with self._lock:
-            self._take_file()
-            if station not in self._records:
-                self._records[station] = _new_record(station)
-            yield self._records[station]
-            self._unwritten.add(station)
-            if self._file is not None:
-                self._write(self._file, station)
-                # What a full disk did not take before, until it refuses again.
-                for other in list(self._unwritten):
-                    self._write(self._file, other)
-
-    def _write(self, file: FileIO, station: int) -> None:
-        if station not in self._offsets:
-            self._offsets[station] = HEADER_SIZE + _RECORD_SIZE * len(self._offsets)
-        _pwrite(file, bytes(self._records[station]), self._offsets[station])
-        self._unwritten.discard(station)
-
-    def _take_file(self) -> None:
-        """Take the first file that no living process has, and count on from it."""
-        if self._file is not None or time.monotonic() < self._look_again:
-            return
-        self._look_again = time.monotonic() + _PAUSE
-        try:
-            durable.make_directory(self._directory)
-            file = _lock_a_file(self._directory)
-            found = file.read()
-            records = dict(_parse(found))
-            content = _header() + b''.join(map(bytes, records.values()))
-            if found != content:
-                # It is new, or has the fields of another version, or a power
-                # cut spoiled it.  A kill just here would spoil it again.
-                _pwrite(file, content, 0)
-                file.truncate(len(content))
-        except OSError as error:
-            self.complain(error)
-            return
-        self._offsets = {
-            number: HEADER_SIZE + _RECORD_SIZE * position
-            for position, number in enumerate(records)
-        }
-        # What was counted before there was a file to write to.
-        _add(records, self._records.items())
-        self._records = records
-        self._file = file
+        """Leave the counts to another process."""
+        self._file.close()
 
 
 def read_tallies(data_dir: Path) -> dict[int, Counts]:
@@ -241,12 +222,9 @@ def read_tallies(data_dir: Path) -> dict[int, Counts]:
     Uploads that are no listed station's are counted for NOBODY.  Raises
     OSError if a file cannot be read.
     """
-    total: dict[int, array[int]] = {}
-    for path in status_directory(data_dir).glob('*.tally'):
-        _add(total, _parse(path.read_bytes()))
     return {
         number: dict(zip(FIELDS, record, strict=True))
-        for number, record in total.items()
+        for number, record in read_counts(status_directory(data_dir), _LAYOUT).items()
     }
 
 
@@ -255,79 +233,24 @@ def no_counts() -> Counts:
     return dict.fromkeys(FIELDS, 0)
 
 
-def _lock_a_file(directory: Path) -> FileIO:
-    """Return a file that no other process has, which is made if there is none.
-
-    The kernel frees the lock of a process that dies.
-    """
-    for number in range(1, _MAX_FILES + 1):
-        path = directory / f'{number}.tally'
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        file = FileIO(os.open(path, flags, durable.FILE_MODE), 'r+')
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-        else:
-            return file
-    raise OSError(f'{_MAX_FILES} processes count in {directory}')
+def _observe(record: 'array[int]', durations: Durations, seconds: float) -> None:
+    start = _AT[durations.total]  # the buckets follow it
+    record[start] += round(seconds * 1e6)
+    record[start + 1 + bisect_left(durations.bounds, seconds)] += 1
 
 
-def _header() -> bytes:
-    document = {'format': FORMAT, 'dtype': DTYPE, 'fields': FIELDS}
-    return json.dumps(document).encode('ascii').ljust(HEADER_SIZE - 1) + b'\n'
-
-
-def _parse(content: bytes) -> Iterator[tuple[int, 'array[int]']]:
-    """Yield the records of a file by their station; of one that is spoiled, none.
-
-    A file that another version wrote has other fields, by name.
-    """
-    try:
-        header = json.loads(content[:HEADER_SIZE])
-        if (header['format'], header['dtype']) != (FORMAT, DTYPE):
-            return
-        fields = list(header['fields'])
-    except (ValueError, TypeError, KeyError):
-        return
-    size = 8 * len(fields)
-    for start in range(HEADER_SIZE, len(content) - size + 1, size):
-        record = array('q', content[start : start + size])
-        if fields != list(FIELDS):
-            by_name = dict(zip(fields, record, strict=True))
-            record = array('q', [by_name.get(name, 0) for name in FIELDS])
-        # A hole that a full disk left reads as zeros.
-        if any(record):
-            yield record[0], record
-
-
-def _add(
-    total: dict[int, 'array[int]'], records: Iterable[tuple[int, 'array[int]']]
-) -> None:
-    for number, record in records:
-        if number not in total:
-            total[number] = _new_record(number)
-        sums = total[number]
-        is_later_day = record[_AT['day']] > sums[_AT['day']]
-        is_earlier_day = record[_AT['day']] < sums[_AT['day']]
-        for at in _TODAY:
-            if is_later_day:
-                sums[at] = 0
-            if not is_earlier_day:
-                sums[at] += record[at]
-        for at in _COUNTS:
+def _add(sums: 'array[int]', record: 'array[int]') -> None:
+    is_later_day = record[_AT['day']] > sums[_AT['day']]
+    is_earlier_day = record[_AT['day']] < sums[_AT['day']]
+    for at in _TODAY:
+        if is_later_day:
+            sums[at] = 0
+        if not is_earlier_day:
             sums[at] += record[at]
-        for at in _LATEST:
-            sums[at] = max(sums[at], record[at])
+    for at in _COUNTS:
+        sums[at] += record[at]
+    for at in _LATEST:
+        sums[at] = max(sums[at], record[at])
 
 
-def _new_record(station: int) -> 'array[int]':
-    record = array('q', bytes(_RECORD_SIZE))
-    record[_AT['station']] = station
-    return record
-
-
-def _pwrite(file: FileIO, content: bytes, offset: int) -> None:
-    written = os.pwrite(file.fileno(), content, offset)
-    if written < len(content):
-        raise OSError(f'the disk takes {written} of {len(content)} bytes')
+_LAYOUT = Layout(FIELDS, _add)

@@ -1,8 +1,13 @@
-"""Says how the writer gets on: its heartbeat, and its part of the tallies."""
+"""Hears what the writer does, and tells whoever waits for it.
+
+The heartbeat says it to operators, the tallies count it, and the service manager
+hears that the writer is alive.
+"""
 
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +15,7 @@ from typing import Any
 
 from datastore.heartbeat import put_heartbeat
 from datastore.tally import Tally
+from writer.service import Pending, Service
 
 logger = logging.getLogger(__name__)
 
@@ -17,18 +23,23 @@ _INTERVAL = 1.0  # s between two heartbeats in a sweep
 
 
 class Progress:
-    """What the writer has done; keeping count of it never raises."""
+    """What the writer has done; keeping count of it never raises.
+
+    Nothing is said by a thread, so a sweep that hangs falls silent.
+    """
 
     def __init__(self, data_dir: Path, clock: Callable[[], float] = time.time) -> None:
         self._data_dir = data_dir
         self._clock = clock
         self._tally = Tally(data_dir, logger, clock)
+        self._service = Service()
         self._sweep: dict[str, Any] | None = None
         self._stored: dict[str, Any] | None = None
         self._current: dict[str, Any] | None = None
         self._once = False
         self._fault: str | None = None
         self._next = 0.0
+        self._started = 0.0
         # What the last sweep, and this one, appended of batches that wait on.
         self._counted: set[tuple[str, Hashable]] = set()
         self._counting: set[tuple[str, Hashable]] = set()
@@ -46,15 +57,20 @@ class Progress:
             yield
         finally:
             self._tally.close()
+        self._service.stopping()
         if not once:
             self._say(stopped=True)
+
+    def ready(self) -> None:
+        """Say that what a crash left is mended, and that sweeps begin."""
+        self._service.ready()
 
     @contextlib.contextmanager
     def sweeping(self) -> Iterator[None]:
         """Count what is done in here as one sweep."""
-        started, clock = self._clock(), time.monotonic()
+        self._started = time.monotonic()
         self._current = {
-            'started': started,
+            'started': self._clock(),
             'seconds': 0.0,
             'batches': 0,
             'events': 0,
@@ -71,7 +87,7 @@ class Progress:
         else:
             self._fault = None
             self._sweep = self._current
-            self._sweep['seconds'] = round(time.monotonic() - clock, 3)
+            self._sweep['seconds'] = self._seconds()
             if self._sweep['events']:
                 self._stored = self._sweep
         finally:
@@ -79,12 +95,12 @@ class Progress:
             self._current = None
             self._say()
 
-    def beat(self) -> None:
-        """Say that a sweep goes on; most times this is for nothing."""
+    def alive(self) -> None:
+        """Say that a sweep gets on; most times this is for nothing."""
+        self._service.alive()
         if time.monotonic() >= self._next:
             if self._current is not None:
-                seconds = self._clock() - self._current['started']
-                self._current['seconds'] = round(seconds, 3)
+                self._current['seconds'] = self._seconds()
             self._say()
 
     def loaded(self, batches: int) -> None:
@@ -93,7 +109,16 @@ class Progress:
 
     def rejected(self) -> None:
         """Count a spool file that could not be read."""
+        self._tally.rejected()
         self._count(rejected=1)
+
+    def replayed(self) -> None:
+        """Count a commit that was interrupted and is finished."""
+        self._tally.replayed()
+
+    def committed(self, station: int) -> None:
+        """Count a commit to a day file of a station."""
+        self._tally.committed(station)
 
     def appended(
         self,
@@ -122,11 +147,26 @@ class Progress:
         self._tally.appended(station, stored, duplicates, suspicious)
         self._count(events=stored, duplicates=duplicates, suspicious=suspicious)
 
+    def swept(self, pending: Pending) -> None:
+        """Say that this sweep went through the whole spool, and what waits on.
+
+        `pending` returns the waiting batches of each station.
+        """
+        seconds = time.monotonic() - self._started
+        self._tally.swept(seconds)
+        self._service.swept(seconds, pending)
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        """Wait until `stop` is set, or for seconds; return whether it is."""
+        return self._service.wait(stop, seconds)
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
     def _count(self, **counts: int) -> None:
         if self._current is not None:
             for name, count in counts.items():
                 self._current[name] += count
-        self.beat()
 
     def _say(self, stopped: bool = False) -> None:
         self._next = time.monotonic() + _INTERVAL

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,17 +27,6 @@ from datastore.durable import DISK_ERRORS
 from datastore.event import Event
 from datastore.logs import open_log
 from datastore.memory import keep_memory
-from datastore.metrics import (
-    COMMITS,
-    DUPLICATE_EVENTS,
-    JOURNAL_REPLAYS,
-    LAST_SWEEP,
-    REJECTED_BATCHES,
-    STORED_EVENTS,
-    SUSPICIOUS_EVENTS,
-    SWEEP_SECONDS,
-    Metrics,
-)
 from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import upload_id, uploads_in_lines
@@ -47,7 +35,6 @@ from writer.journal import FileBusy, finish_all, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
 from writer.rows import rows_and_blobs
-from writer.service import Service
 from writer.station_list_fetcher import fetching
 from writer.storage import Archive, DamagedFile
 
@@ -88,26 +75,18 @@ def writer(
         suspicious = Suspicious(config.data_dir)
     progress = Progress(config.data_dir)
     fetched = contextlib.nullcontext() if once else fetching(config)
-    with _only_writer(config.data_dir), progress.running(once), fetched:
-        metrics = Metrics(config.data_dir, 'writer')
-        archive = Archive(
-            config.data_dir, spool.remove, lambda: metrics.count(JOURNAL_REPLAYS)
-        )
+    with _only_writer(config.data_dir), fetched, progress.running(once):
+        archive = Archive(config.data_dir, spool.remove, progress.replayed)
         patience = Patience()
-        service = Service()
-        sweeper = Sweeper(
-            spool, suspicious, archive, patience, metrics, stop, progress, service
-        )
+        sweeper = Sweeper(spool, suspicious, archive, patience, stop, progress)
         logger.info('started, process %d, on %s', os.getpid(), config.data_dir)
         sweeper.recover()
-        service.ready()
+        progress.ready()
         while True:
             pause = config.sleep
-            started = time.monotonic()
             try:
                 with progress.sweeping():
                     sweeper.sweep()
-                service.swept(time.monotonic() - started, spool.pending)
                 patience.succeeded('spool')
             except OSError as error:
                 if once or error.errno not in DISK_ERRORS:
@@ -116,10 +95,8 @@ def writer(
                 logger.error(
                     'cannot read the spool, next try in %g s: %s', pause, error
                 )
-            if once or service.wait(stop, pause):
+            if once or progress.wait(stop, pause):
                 break
-        metrics.close()
-        service.stopping()
         logger.info('stopped')
 
 
@@ -140,45 +117,35 @@ class Sweeper:
         suspicious: Suspicious,
         archive: Archive,
         patience: Patience,
-        metrics: Metrics,
         stop: threading.Event,
         progress: Progress,
-        service: Service,
     ) -> None:
         self._spool = spool
         self._suspicious = suspicious
         self._archive = archive
         self._stop = stop
         self._patience = patience
-        self._metrics = metrics
         self._progress = progress
-        self._service = service
         self._codes_logged: set[tuple[int, str]] = set()
 
     def recover(self) -> None:
         """Finish what a crash interrupted, and clear up after it."""
         for journal in self._archive.journals():
             try:
-                replay_journal(
-                    journal,
-                    self._spool.remove,
-                    lambda: self._metrics.count(JOURNAL_REPLAYS),
-                )
+                replay_journal(journal, self._spool.remove, self._progress.replayed)
             except (FileBusy, OSError) as error:
                 # It is replayed when its file is next written to.
                 logger.error('cannot replay %s yet: %s', journal, error)
         if debris := self._spool.remove_debris():
             logger.warning('removed %d files a crash left in tmp/', debris)
-        self._metrics.write()
 
     def sweep(self) -> None:
         """Store every batch that is waiting; return early if told to stop.
 
         Raises OSError if the spool itself cannot be read.
         """
-        started = time.monotonic()
         for name in self._spool.strangers():
-            self._service.alive()
+            self._progress.alive()
             self._reject(name, 'this is not the name of a spool file')
         for names in self._spool.pending().values():
             for batches in self._loads(names):
@@ -186,16 +153,14 @@ class Sweeper:
                 self._store(batches)
                 if self._stop.is_set():
                     return
-        self._metrics.observe(SWEEP_SECONDS, time.monotonic() - started)
-        self._metrics.set(LAST_SWEEP, time.time())
-        self._metrics.write()
+        self._progress.swept(self._spool.pending)
 
     def _loads(self, names: list[str]) -> Iterator[dict[str, Batch]]:
         """Yield the batches by name, as many at a time as memory allows."""
         batches: dict[str, Batch] = {}
         size = 0
         for name in names:
-            self._service.alive()
+            self._progress.alive()
             try:
                 content = self._spool.get(name)
                 batches[name] = decode_batch(content)
@@ -227,7 +192,6 @@ class Sweeper:
             logger.error('cannot reject spool file %s: %s', name, error, extra=fields)
         else:
             logger.error('rejected spool file %s: %s', name, reason, extra=fields)
-            self._metrics.count(REJECTED_BATCHES)
             self._progress.rejected()
 
     def _store(self, batches: dict[str, Batch]) -> None:
@@ -242,7 +206,7 @@ class Sweeper:
                 days[key].append((name, event))
                 unstored[name].add(key)
         for key, entries in days.items():
-            self._service.alive()
+            self._progress.alive()
             if self._stop.is_set():
                 return
             if not self._patience.is_due(key):
@@ -330,7 +294,7 @@ class Sweeper:
         stored = [d for position, d in enumerate(digests) if position not in bad]
         if stored:
             self._archive.append(*key, conversion.tables, stored, last)
-            self._metrics.count(COMMITS)
+            self._progress.committed(key.station)
         else:
             finish_all(last, self._spool.remove)
         self._progress.appended(
@@ -342,10 +306,6 @@ class Sweeper:
             finished=last,
         )
         duplicates = len(entries) - len(new)
-        self._metrics.count(STORED_EVENTS, len(stored))
-        self._metrics.count(DUPLICATE_EVENTS, duplicates)
-        self._metrics.count(SUSPICIOUS_EVENTS, len(bad), 'writer')
-        self._metrics.write()
         path = self._archive.path(key.station, key.day)
         fields = {'station': key.station, 'path': str(path)}
         uploads, *others = uploads_in_lines({name for name, _ in entries})

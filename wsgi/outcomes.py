@@ -7,22 +7,11 @@ each station and code, with how many there were.
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 from datastore.config import Config
 from datastore.event import Event
-from datastore.metrics import (
-    EVENTS,
-    STATION_EVENTS,
-    STATION_UPLOADS,
-    SUSPICIOUS_EVENTS,
-    UPLOAD_BYTES,
-    UPLOAD_SECONDS,
-    UPLOADS,
-    Metrics,
-)
 from datastore.suspicious import Flagged
 from datastore.tally import Tally
 from datastore.upload_id import new_upload_id
@@ -71,12 +60,6 @@ class Outcomes:
         self._logger = logger
         self._tally = Tally(config.data_dir, logger)
         self._repetition = Repetition()
-        self._per_station = config.per_station_metrics
-        self._metrics = Metrics(config.data_dir, 'wsgi')
-        if not self._metrics.write():
-            logger.warning(
-                'the disk does not take counts in %s/metrics', config.data_dir
-            )
 
     def taken(
         self,
@@ -105,17 +88,10 @@ class Outcomes:
             fields['milliseconds'],
             extra=fields,
         )
-        metrics = self._metrics
-        for event_type, number in Counter(event[0] for event in good).items():
-            metrics.count(EVENTS, number, event_type)
-        if flagged:
-            metrics.count(SUSPICIOUS_EVENTS, len(flagged), 'endpoint')
-        metrics.count(UPLOAD_BYTES, size)
-        if self._per_station:
-            metrics.count(STATION_EVENTS, fields['events'], str(receipt.station))
         if receipt.station is not None:
-            self._tally.taken(receipt.station, size, good, len(flagged))
-        self._count(receipt, rcodes.OK, is_listed=True)
+            self._tally.taken(
+                receipt.station, size, good, len(flagged), receipt.seconds()
+            )
         return rcodes.OK
 
     def refused(self, receipt: Receipt, error: UploadError) -> int:
@@ -146,8 +122,8 @@ class Outcomes:
         is_listed = receipt.station is not None and not isinstance(
             error, UnknownStation
         )
-        self._tally.refused(receipt.station if is_listed else None, rcode)
-        self._count(receipt, rcode, is_listed)
+        station = receipt.station if is_listed else None
+        self._tally.refused(station, rcode, receipt.seconds())
         return rcode
 
     def failed(self, receipt: Receipt, error: Exception) -> int:
@@ -164,22 +140,12 @@ class Outcomes:
                 exc_info=error,
                 extra=receipt.fields(rcode) | {'times': max(1, repeats.more)},
             )
-        self._tally.refused(None, rcode)
-        self._count(receipt, rcode, is_listed=False)
+        self._tally.refused(None, rcode, receipt.seconds())
         return rcode
 
     def close(self) -> None:
         """Leave the counts to another process."""
-        self._metrics.close()
         self._tally.close()
-
-    def _count(self, receipt: Receipt, rcode: int, is_listed: bool) -> None:
-        metrics = self._metrics
-        metrics.count(UPLOADS, 1, str(rcode))
-        metrics.observe(UPLOAD_SECONDS, receipt.seconds())
-        if self._per_station and is_listed:
-            metrics.count(STATION_UPLOADS, 1, str(receipt.station), str(rcode))
-        metrics.write()
 
 
 def _answered(what: Hashable) -> str:

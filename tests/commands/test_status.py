@@ -60,7 +60,7 @@ def archive(configfile, endpoint):
     for station, age in ((LATE, 2 * HOUR), (DOWN, 26 * HOUR)):
         past = time.time() - age
         tally = Tally(endpoint.config.data_dir, endpoint.logger, lambda past=past: past)
-        tally.taken(station, 1000, good, 3)
+        tally.taken(station, 1000, good, 3, 0.1)
     writer(configfile, once=True)
 
 
@@ -118,7 +118,7 @@ def test_table_of_many_stations_is_readable(make_config, status, tmp_path):
     tally = Tally(endpoint.config.data_dir, endpoint.logger)
     for number in range(1, 101):
         for rcode in (201, 203):
-            tally.refused(number, rcode)
+            tally.refused(number, rcode, 0.1)
     _, printed = status(configfile=configfile)
 
     rows = printed.split('\n\n')[1].splitlines()

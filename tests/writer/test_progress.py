@@ -48,7 +48,7 @@ def counted(data_dir):
 
     def counted():
         counts = read_tallies(data_dir)[STATION]
-        return counts['stored'], counts['duplicates'], counts['suspicious']
+        return counts['stored'], counts['duplicates'], counts['suspicious_writer']
 
     return counted
 
@@ -127,9 +127,10 @@ def test_heartbeat_goes_on_during_a_sweep(data_dir, said, monkeypatch):
     saying = Progress(data_dir)
     with saying.running(once=False), saying.sweeping():
         saying.loaded(5)
+        saying.alive()
         assert said()['current']['batches'] == 5
         (data_dir / 'status' / 'writer.json').unlink()
-        saying.beat()
+        saying.alive()
         assert said()['current']['batches'] == 5
     assert said()['sweep']['batches'] == 5
 
@@ -141,6 +142,7 @@ def test_heartbeat_is_renewed_about_every_second_of_a_sweep_and_no_oftener(
     with saying.running(once=False), saying.sweeping():
         for _ in range(1000):
             saying.loaded(1)
+            saying.alive()
         assert said()['current']['batches'] < 1000
 
 

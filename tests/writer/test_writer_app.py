@@ -17,9 +17,9 @@ from support import CLUSTER, PROJECT, STATION, run_writer
 
 from datastore.batch import Batch, encode_batch
 from datastore.event import Event
-from datastore.metrics import counts_of
 from datastore.spool import Spool
 from datastore.suspicious import Suspicious
+from datastore.tally import NOBODY, SWEEP_DURATIONS, read_tallies
 from datastore.upload_id import upload_id
 from writer import writer_app
 from writer.journal import journal_path
@@ -229,19 +229,18 @@ def test_writer_counts_what_it_does(put, sweep, spool, day_file, data_dir, monke
             sweep()
     sweep()
 
-    counts = counts_of(data_dir, ['writer'])
-    found = {key[0]: value for key, value in counts.items() if len(key) == 1}
-    assert found.pop('datastore_last_sweep_timestamp_seconds') > MONDAY
-    assert found == {
-        'datastore_stored_events_total': 2,
-        'datastore_duplicate_events_total': 1,
-        'datastore_commits_total': 2,
-        'datastore_journal_replays_total': 1,
-        'datastore_rejected_batches_total': 1,
+    counts = read_tallies(data_dir)
+    station, others = counts[STATION], counts[NOBODY]
+    assert {name: count for name, count in station.items() if count} == {
+        'station': STATION,
+        'stored': 2,
+        'duplicates': 1,
+        'suspicious_writer': 1,
+        'commits': 2,
     }
-    assert counts['datastore_suspicious_events_total', 'writer'] == 1
-    sweeps = [v for k, v in counts.items() if k[0] == 'datastore_sweep_seconds']
-    assert sum(sweeps[:-1]) == 2
+    assert (others['replays'], others['rejected']) == (1, 1)
+    assert others['last_sweep'] > MONDAY
+    assert sum(others[bucket] for bucket in SWEEP_DURATIONS.buckets) == 2
 
 
 def test_batches_that_memory_cannot_hold_together_are_taken_in_turns(
