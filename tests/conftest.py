@@ -1,5 +1,6 @@
 """Fixtures: a configuration with one station, events, and a real uWSGI."""
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -9,11 +10,17 @@ from typing import Any
 import pytest
 from support import (
     RECORDINGS,
+    Clock,
+    DayFiles,
     Server,
     start_uwsgi,
     stop,
     write_config,
 )
+
+from datastore import cli
+from datastore.spool import Spool
+from datastore.suspicious import Suspicious
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,6 +53,77 @@ def configfile(make_config: Callable[..., Path]) -> Path:
 def module_configfile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `configfile`, for servers that the tests of one module share."""
     return write_config(tmp_path_factory.mktemp('module'))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def spool(data_dir: Path) -> Spool:
+    return Spool(data_dir)
+
+
+@pytest.fixture
+def incoming(spool: Spool, data_dir: Path) -> Path:
+    return data_dir / 'incoming'
+
+
+@pytest.fixture
+def rejected(spool: Spool, data_dir: Path) -> Path:
+    return data_dir / 'rejected'
+
+
+@pytest.fixture
+def suspicious(data_dir: Path) -> Suspicious:
+    return Suspicious(data_dir)
+
+
+@pytest.fixture
+def files(data_dir: Path) -> DayFiles:
+    return DayFiles(data_dir)
+
+
+@pytest.fixture
+def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No configuration is known yet, as in a process that has just started."""
+    from wsgi import wsgi_app
+
+    monkeypatch.setattr(wsgi_app, '_endpoints', {})
+    monkeypatch.setattr(wsgi_app, '_current', None)
+    yield
+    for endpoint in wsgi_app._endpoints.values():
+        endpoint.outcomes.close()
+        for handler in endpoint.logger.handlers[:]:
+            endpoint.logger.removeHandler(handler)
+            handler.close()
+
+
+@pytest.fixture
+def run_command(
+    configfile: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command of `datastore`; return its exit status and what it said."""
+
+    def run_command(name: str, *arguments: object) -> tuple[int, str, str]:
+        command = [name, *map(str, arguments), '--config', str(configfile)]
+        status = cli.main(command)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run_command
+
+
+@pytest.fixture
+def run_json(run: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
+    """Have `run` print JSON; return the exit status and the document."""
+
+    def run_json(*arguments: object) -> tuple[int, Any]:
+        status, out, _ = run(*arguments, '--json')
+        return status, json.loads(out)
+
+    return run_json
 
 
 @pytest.fixture

@@ -73,6 +73,34 @@ def run_writer(configfile: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+class Crash(BaseException):
+    """The process is gone."""
+
+
+def crash(*_: object) -> None:
+    raise Crash
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    now = 0.0  # s
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def samples_in(page: str) -> dict[tuple[str, ...], float]:
+    """Return the samples of a page for Prometheus, by name and labels' values."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
 @dataclass
 class Server:
     """A real uWSGI that runs `examples/application.wsgi`."""

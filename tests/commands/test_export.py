@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet
 import pytest
-from support import PROJECT, STATION, DayFiles
+from support import PROJECT, STATION
 
 from datastore import cli
 from datastore.event import Event
@@ -37,11 +37,6 @@ def shower(timestamp, nanoseconds=1, **values):
 
 def error(timestamp, text):
     return Event('ERR', timestamp, 0, 0, ('ERRMSG',), (text,))
-
-
-@pytest.fixture
-def files(data_dir):
-    return DayFiles(data_dir)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 
 import h5py
 import pytest
-from support import PROJECT, STATION, DayFiles
+from support import PROJECT, STATION
 
 from datastore import cli
 from datastore.commands.merge import seconds_until
@@ -21,11 +21,6 @@ MONDAY, TUESDAY = 1_580_688_000, 1_580_774_400  # 2020-02-03 and the day after, 
 
 def errors(*timestamps):
     return [Event('ERR', t, 0, 0, ('ERRMSG',), ('text',)) for t in timestamps]
-
-
-@pytest.fixture
-def files(data_dir):
-    return DayFiles(data_dir)
 
 
 @pytest.fixture

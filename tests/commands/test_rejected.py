@@ -1,15 +1,14 @@
 """`datastore rejected` on files that a real writer could not read."""
 
 import errno
-import json
 import os
 from datetime import datetime
+from functools import partial
 
 import h5py
 import pytest
 from support import CLUSTER, GROUP, STATION
 
-from datastore import cli
 from datastore.batch import Batch, encode_batch
 from datastore.event import parse_event
 from datastore.spool import Spool
@@ -17,21 +16,6 @@ from writer.writer_app import writer
 
 MOMENT = datetime(2020, 2, 3)
 RECEIVED = 1_580_688_000 * 10**9  # 2020-02-03
-
-
-@pytest.fixture
-def spool(data_dir):
-    return Spool(data_dir)
-
-
-@pytest.fixture
-def incoming(spool, data_dir):
-    return data_dir / 'incoming'
-
-
-@pytest.fixture
-def rejected(spool, data_dir):
-    return data_dir / 'rejected'
 
 
 @pytest.fixture
@@ -66,24 +50,9 @@ def reject(put, incoming, sweep):
 
 
 @pytest.fixture
-def run(configfile, capsys):
+def run(run_command):
     """Run `datastore rejected`; return its exit status and what it said."""
-
-    def run(*arguments):
-        status = cli.main(['rejected', *arguments, '--config', str(configfile)])
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def run_json(run):
-    def run_json(*arguments):
-        status, out, _ = run(*arguments, '--json')
-        return status, json.loads(out)
-
-    return run_json
+    return partial(run_command, 'rejected')
 
 
 @pytest.fixture

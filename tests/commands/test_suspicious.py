@@ -1,22 +1,23 @@
 """`datastore suspicious` on what a real endpoint and a real writer flagged."""
 
+import contextlib
 import errno
 import fcntl
 import io
-import json
 import os
 from datetime import datetime
+from functools import partial
 
 import h5py
 import pytest
-from support import CLUSTER, GROUP, PASSWORD, STATION
+from support import CLUSTER, GROUP, PASSWORD, STATION, Crash
 
-from datastore import cli, decisions, durable
+from datastore import decisions, durable
 from datastore.batch import decode_batch
 from datastore.review import Review
 from datastore.spool import Spool
 from datastore.station import form, pickle_events
-from datastore.suspicious import Flagged, Suspicious
+from datastore.suspicious import Flagged
 from writer.writer_app import writer
 from wsgi import wsgi_app
 
@@ -24,16 +25,7 @@ EARLY = datetime(2015, 5, 17, 9, 30)
 NEXT_DAY = datetime(2015, 5, 18)
 OTHER = 8001  # another station
 
-
-@pytest.fixture(autouse=True)
-def new_process(monkeypatch):
-    """No configuration is known yet, as in a process that has just started."""
-    monkeypatch.setattr(wsgi_app, '_endpoints', {})
-    yield
-    for endpoint in wsgi_app._endpoints.values():
-        for handler in endpoint.logger.handlers[:]:
-            endpoint.logger.removeHandler(handler)
-            handler.close()
+pytestmark = pytest.mark.usefixtures('new_process')
 
 
 @pytest.fixture
@@ -55,11 +47,6 @@ def upload(configfile):
 
 
 @pytest.fixture
-def suspicious(data_dir):
-    return Suspicious(data_dir)
-
-
-@pytest.fixture
 def put(suspicious, make_event):
     """Keep events of a station, each with one reason, and return the ID."""
 
@@ -71,27 +58,9 @@ def put(suspicious, make_event):
 
 
 @pytest.fixture
-def run(configfile, capsys):
+def run(run_command):
     """Run `datastore suspicious`; return its exit status and what it said."""
-
-    def run(*arguments):
-        command = ['suspicious', *arguments, '--config', str(configfile)]
-        status = cli.main(command)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
-
-
-@pytest.fixture
-def run_json(run):
-    """Run it with --json; return its exit status and the document."""
-
-    def run_json(*arguments):
-        status, out, _ = run(*arguments, '--json')
-        return status, json.loads(out)
-
-    return run_json
+    return partial(run_command, 'suspicious')
 
 
 @pytest.fixture
@@ -619,41 +588,45 @@ def test_disk_that_takes_nothing_leaves_everything_kept(
     assert os.listdir(data_dir / 'incoming') == []
 
 
-class Crash(BaseException):
-    """The process dies here."""
+@pytest.fixture
+def dying(monkeypatch):
+    """Have the process die at the nth call that changes the disk, if there is one."""
 
+    @contextlib.contextmanager
+    def dying(point):
+        calls = []
 
-@pytest.mark.parametrize('point', range(1, 20))
-def test_crash_anywhere_in_a_release_loses_and_doubles_nothing(
-    upload, run, ids, make_event, stored, monkeypatch, point, suspicious
-):
-    upload(*early(make_event, 1), make_event('XYZ', EARLY), *early(make_event, 2))
-    (kept,) = ids()
-    calls = []
-
-    def dying(call):
-        def may_die(*arguments, **keywords):
+        def may_die(call, *arguments, **keywords):
             calls.append(call)
             if len(calls) == point:
                 raise Crash
             return call(*arguments, **keywords)
 
-        return may_die
+        with monkeypatch.context() as patch:
+            for name in ('rename', 'fsync', 'write', 'unlink'):
+                patch.setattr(os, name, partial(may_die, getattr(os, name)))
+            try:
+                yield
+            except Crash:
+                return
+        assert len(calls) < point
 
-    with monkeypatch.context() as patch:
-        for name in ('rename', 'fsync', 'write', 'unlink'):
-            patch.setattr(os, name, dying(getattr(os, name)))
-        try:
-            run('release', kept)
-        except Crash:
-            pass
-        else:
-            assert len(calls) < point
+    return dying
+
+
+@pytest.mark.parametrize('point', range(1, 20))
+def test_crash_anywhere_in_a_release_loses_and_doubles_nothing(
+    upload, run, ids, make_event, stored, dying, point, suspicious
+):
+    upload(*early(make_event, 1), make_event('XYZ', EARLY), *early(make_event, 2))
+    (kept,) = ids()
+    with dying(point):
+        run('release', kept)
 
     # Nothing is told of the first try: whatever is there is released again.
     run('release', '--all', '--yes')
     assert sorted(stored()) == [1, 2]
-    (name,) = suspicious.names()
+    (_,) = suspicious.names()
     assert [k.event['header']['eventtype_uploadcode'] for k in get(suspicious)] == [
         'XYZ'
     ]
@@ -784,30 +757,12 @@ def test_file_that_cannot_be_read_can_be_discarded(run, ids, suspicious, directo
 @pytest.mark.parametrize('whole', [True, False], ids=['whole', 'in part'])
 @pytest.mark.parametrize('point', range(1, 16))
 def test_crash_anywhere_in_a_discard_loses_nothing(
-    put, run, make_event, monkeypatch, suspicious, point, whole
+    put, run, make_event, dying, suspicious, point, whole
 ):
     events = [make_event(moment=EARLY), make_event(moment=NEXT_DAY)]
     kept = put(*events)
-    calls = []
-
-    def dying(call):
-        def may_die(*arguments, **keywords):
-            calls.append(call)
-            if len(calls) == point:
-                raise Crash
-            return call(*arguments, **keywords)
-
-        return may_die
-
-    with monkeypatch.context() as patch:
-        for name in ('rename', 'fsync', 'write', 'unlink'):
-            patch.setattr(os, name, dying(getattr(os, name)))
-        try:
-            run('discard', kept, *([] if whole else ['--from', '2015-05-18']))
-        except Crash:
-            pass
-        else:
-            assert len(calls) < point
+    with dying(point):
+        run('discard', kept, *([] if whole else ['--from', '2015-05-18']))
 
     found = [
         event.event

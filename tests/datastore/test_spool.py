@@ -25,21 +25,6 @@ NAME = '20240503T120000.000000-510-0123abcd.batch'
 
 
 @pytest.fixture
-def spool(data_dir):
-    return Spool(data_dir)
-
-
-@pytest.fixture
-def incoming(spool, data_dir):
-    return data_dir / 'incoming'
-
-
-@pytest.fixture
-def rejected(spool, data_dir):
-    return data_dir / 'rejected'
-
-
-@pytest.fixture
 def tmp(spool, data_dir):
     return data_dir / 'tmp'
 

@@ -37,11 +37,6 @@ events = st.recursive(
 
 
 @pytest.fixture
-def suspicious(data_dir):
-    return Suspicious(data_dir)
-
-
-@pytest.fixture
 def directory(suspicious, data_dir):
     return data_dir / 'suspicious'
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import Crash
 
 from writer.journal import PAGE, FileBusy, JournaledFile, journal_path, replay_journal
 
@@ -231,10 +232,6 @@ def test_file_that_another_program_changed_is_left_to_it(path, open_file, waitin
 
 
 # Crashes.
-
-
-class Crash(BaseException):
-    """The process is gone."""
 
 
 class Mortal:

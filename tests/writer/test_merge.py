@@ -49,11 +49,6 @@ def error(number):
 
 
 @pytest.fixture
-def files(data_dir):
-    return DayFiles(data_dir)
-
-
-@pytest.fixture
 def target(data_dir):
     return data_dir / '2020/2/2020_2_3.h5'
 

@@ -9,18 +9,12 @@ from support import STATION
 from datastore.batch import Batch, encode_batch
 from datastore.event import Event
 from datastore.heartbeat import read_heartbeat
-from datastore.spool import Spool
 from datastore.tally import read_tallies
 from writer import progress
 from writer.progress import Progress
 from writer.writer_app import writer
 
 MONDAY, TUESDAY = 1_580_688_000, 1_580_774_400  # 2020-02-03 and the day after, in s
-
-
-@pytest.fixture
-def spool(data_dir):
-    return Spool(data_dir)
 
 
 @pytest.fixture

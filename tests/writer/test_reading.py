@@ -6,7 +6,7 @@ import os
 
 import h5py
 import pytest
-from support import STATION, DayFiles
+from support import STATION
 
 from datastore.event import Event
 from writer.journal import FileBusy, journal_path
@@ -16,11 +16,6 @@ from writer.storage import DamagedFile
 
 def error(number):
     return Event('ERR', number, 0, 0, ('ERRMSG',), (f'error {number}',))
-
-
-@pytest.fixture
-def files(data_dir):
-    return DayFiles(data_dir)
 
 
 @pytest.fixture

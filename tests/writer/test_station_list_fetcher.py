@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from pytest_httpserver import HTTPServer
-from support import write_config
+from support import Clock, write_config
 
 from datastore.config import ConfigError, read_config
 from datastore.station_list import Changes
@@ -29,13 +29,6 @@ class Source:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

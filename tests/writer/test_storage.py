@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5a, h5t
-from support import read_with_pytables
+from support import Crash, crash, read_with_pytables
 
 from datastore.event import Event
 from datastore.upload_codes import EVENT_TYPES, TABLES
@@ -410,14 +410,6 @@ def test_new_file_that_the_disk_refuses_leaves_nothing(store, monkeypatch):
 
 
 # Interrupted.
-
-
-class Crash(BaseException):
-    """The process is gone."""
-
-
-def crash(*_):
-    raise Crash
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import h5py
 import pytest
-from support import CLUSTER, PROJECT, STATION, run_writer
+from support import CLUSTER, PROJECT, STATION, Crash, crash, run_writer
 
 from datastore.batch import Batch, encode_batch
 from datastore.event import Event
@@ -40,11 +40,6 @@ def error(timestamp, **values):
 
 def errors(*timestamps):
     return [error(timestamp) for timestamp in timestamps]
-
-
-@pytest.fixture
-def spool(data_dir):
-    return Spool(data_dir)
 
 
 @pytest.fixture
@@ -691,14 +686,6 @@ def test_spool_that_the_disk_does_not_give_is_read_at_the_next_sweep(
 
 
 # Crashes.
-
-
-class Crash(BaseException):
-    """The process is gone."""
-
-
-def crash(*_):
-    raise Crash
 
 
 @pytest.mark.parametrize('stored_before', [0, 1], ids=['new file', 'existing file'])

@@ -11,18 +11,6 @@ RIGHT = b'a secret'
 KNOWN, OTHER = 'scrypt$...a secret', 'scrypt$...another'
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def verified(monkeypatch):
     """The passwords that were verified, by a hash that costs nothing."""
@@ -39,6 +27,7 @@ def verified(monkeypatch):
 
 @pytest.fixture
 def hashed(clock, verified):
+    clock.now = 1000.0
     return HashedPasswords(clock)
 
 

@@ -7,8 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from support import PROJECT
+from support import PROJECT, samples_in
 
 from datastore.config import read_config
 from datastore.event import Event
@@ -22,6 +21,10 @@ NOON = 1_714_737_600  # 2024-05-03T12:00:00Z, in s since the epoch
 @pytest.fixture
 def clock():
     return SimpleNamespace(monotonic=0.0, now=NOON + 60.0)
+
+
+def samples_of(page):
+    return samples_in(page.render().decode())
 
 
 @pytest.fixture
@@ -42,16 +45,6 @@ def tally(data_dir):
 
 def event(event_type):
     return Event(event_type, NOON, 0, 0, (), ())
-
-
-def samples(page):
-    """Return the samples that Prometheus finds, by name and labels' values."""
-    text = page.render().decode()
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 def names_in(document):
@@ -77,7 +70,7 @@ def test_every_metric_is_documented_and_has_its_type_and_help(make_page):
 
 
 def test_values_that_are_known_are_zero_from_the_start(make_page):
-    found = samples(make_page())
+    found = samples_of(make_page())
 
     assert found['datastore_uploads_total', '203'] == 0
     assert found['datastore_events_total', 'CIC'] == 0
@@ -89,11 +82,11 @@ def test_values_that_are_known_are_zero_from_the_start(make_page):
 def test_last_sweep_is_not_told_before_there_was_one(make_page, tally):
     page = make_page()
     name = 'datastore_last_sweep_timestamp_seconds'
-    assert (name,) not in samples(page)
+    assert (name,) not in samples_of(page)
 
     tally().swept(0.2)
 
-    assert samples(page)[name,] == NOON
+    assert samples_of(page)[name,] == NOON
 
 
 def test_counts_of_all_stations_and_senders_and_processes_add_up(make_page, tally):
@@ -110,7 +103,7 @@ def test_counts_of_all_stations_and_senders_and_processes_add_up(make_page, tall
     writer.replayed()
     writer.rejected()
 
-    found = samples(make_page())
+    found = samples_of(make_page())
 
     assert {key: value for key, value in found.items() if key in COUNTED} == COUNTED
     assert found['datastore_upload_seconds_count',] == 5
@@ -138,7 +131,7 @@ def test_buckets_of_a_histogram_are_cumulative(make_page, tally):
     for seconds in (0.0005, 0.002, 0.002, 99.0):
         counting.refused(501, 203, seconds)
 
-    found = samples(make_page())
+    found = samples_of(make_page())
 
     name = 'datastore_upload_seconds'
     buckets = [v for key, v in found.items() if key[0] == f'{name}_bucket']
@@ -154,7 +147,7 @@ def test_series_of_stations_are_shown_if_they_are_asked_for(make_page, tally):
     counting.refused(None, 206, 0.1)
 
     asked, not_asked = (
-        samples(make_page(per_station_metrics=text)) for text in ('yes', 'no')
+        samples_of(make_page(per_station_metrics=text)) for text in ('yes', 'no')
     )
 
     assert {key: v for key, v in asked.items() if '_station_' in key[0]} == {
@@ -175,7 +168,7 @@ def test_spool_is_shown_with_the_age_of_its_oldest_batch(
         spool.put(510, bytes(100))
     (data_dir / 'incoming' / 'stranger').touch()
 
-    found = samples(page)
+    found = samples_of(page)
 
     assert found['datastore_spool_batches',] == 3
     assert found['datastore_spool_bytes',] == spool.size()
@@ -183,7 +176,7 @@ def test_spool_is_shown_with_the_age_of_its_oldest_batch(
 
 
 def test_empty_spool_has_no_age(make_page):
-    found = samples(make_page())
+    found = samples_of(make_page())
 
     assert found['datastore_spool_batches',] == 0
     assert found['datastore_spool_oldest_seconds',] == 0
@@ -191,13 +184,13 @@ def test_empty_spool_has_no_age(make_page):
 
 def test_spool_is_looked_through_again_after_five_seconds(make_page, data_dir, clock):
     page = make_page()
-    samples(page)
+    samples_of(page)
     Spool(data_dir).put(510, b'')
     clock.monotonic = 4.9
-    assert samples(page)['datastore_spool_batches',] == 0
+    assert samples_of(page)['datastore_spool_batches',] == 0
 
     clock.monotonic = 5.0
-    assert samples(page)['datastore_spool_batches',] == 1
+    assert samples_of(page)['datastore_spool_batches',] == 1
 
 
 def test_free_space_is_that_of_data_dir(make_page, monkeypatch):
@@ -205,4 +198,4 @@ def test_free_space_is_that_of_data_dir(make_page, monkeypatch):
     disk = SimpleNamespace(f_bavail=3, f_frsize=4096)
     monkeypatch.setattr(os, 'statvfs', lambda path: disk)
 
-    assert samples(page)['datastore_free_bytes',] == 12288
+    assert samples_of(page)['datastore_free_bytes',] == 12288

@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from prometheus_client.parser import text_string_to_metric_families
-from support import PASSWORD, STATION, run_writer
+from support import PASSWORD, STATION, run_writer, samples_in
 
 from datastore.upload_id import upload_id
 
@@ -45,11 +44,7 @@ def counts(uwsgi):
     def counts():
         response = requests.get(uwsgi.url + 'metrics', timeout=30)
         assert response.status_code == 200
-        return {
-            (sample.name, *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(response.text)
-            for sample in family.samples
-        }
+        return samples_in(response.text)
 
     return counts
 

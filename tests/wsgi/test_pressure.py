@@ -8,20 +8,6 @@ from datastore.spool import Spool
 from wsgi.pressure import HeldBack, Pressure
 
 
-class Clock:
-    """A clock that moves when it is told to."""
-
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def make_pressure(make_config, clock):
     def make(**keys):

@@ -7,22 +7,9 @@ from wsgi.repetition import Repeats, Repetition
 START = 1_795_268_700.0  # s since the epoch
 
 
-class Clock:
-    """A clock that moves when it is told to."""
-
-    now = START
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def repetition(clock):
+    clock.now = START
     return Repetition(clock)
 
 

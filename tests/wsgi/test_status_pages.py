@@ -23,12 +23,7 @@ from wsgi import status_pages, wsgi_app
 
 ALIVE = {'pid': 1}
 
-
-@pytest.fixture(autouse=True)
-def new_process(monkeypatch):
-    """No configuration is known yet, as in a process that has just started."""
-    monkeypatch.setattr(wsgi_app, '_endpoints', {})
-    monkeypatch.setattr(wsgi_app, '_current', None)
+pytestmark = pytest.mark.usefixtures('new_process')
 
 
 def ask(configfile, path, method='GET', address='127.0.0.1', **changed):

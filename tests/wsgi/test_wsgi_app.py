@@ -32,18 +32,7 @@ BEFORE_EARLIEST = datetime(2015, 12, 31, 23, 59, 59)
 COLD_START = datetime(2019, 4, 7, 1, 2, 3)
 FAR_FUTURE = datetime(2999, 1, 1)
 
-
-@pytest.fixture(autouse=True)
-def new_process(monkeypatch):
-    """No configuration is known yet, as in a process that has just started."""
-    monkeypatch.setattr(wsgi_app, '_endpoints', {})
-    monkeypatch.setattr(wsgi_app, '_current', None)
-    yield
-    for endpoint in wsgi_app._endpoints.values():
-        endpoint.outcomes.close()
-        for handler in endpoint.logger.handlers[:]:
-            endpoint.logger.removeHandler(handler)
-            handler.close()
+pytestmark = pytest.mark.usefixtures('new_process')
 
 
 def fields_of(event_list, **changed):
