@@ -13,6 +13,7 @@ from pathlib import Path
 from chaos import dying, strace
 from chaos.bench import Bench
 from chaos.events import STATIONS, Feed
+from chaos.fault import Trial, sample
 from chaos.ledger import Ledger
 from chaos.load import upload
 from chaos.run import Run
@@ -85,6 +86,24 @@ _STATES: dict[str, Callable[[Bench, Feed], None]] = {
 def commits(run: Run) -> dict[str, Commit]:
     """Return the spools to break a sweep of, by name."""
     return {name: _make(run, name, prepare) for name, prepare in _STATES.items()}
+
+
+def trials_at_calls(
+    run: Run,
+    what: str,
+    break_at: Callable[[Commit, str, int, Bench], object],
+    short: int,
+) -> list[Trial]:
+    """Return trials of each call of each commit, so many of them in a short run."""
+    trials = [
+        Trial(
+            f'{commit.name}:{call}:{number}',
+            functools.partial(break_at, commit, call, number),
+        )
+        for commit in commits(run).values()
+        for call, number in commit.points()
+    ]
+    return sample(run, what, trials, short)
 
 
 def _make(run: Run, name: str, prepare: Callable[[Bench, Feed], None]) -> Commit:

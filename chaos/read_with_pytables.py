@@ -1,21 +1,16 @@
 """Reads day files with PyTables, for a process that must not import it.
 
-Each line of standard input is the path of a file; each answer on standard
-output is a pickle, preceded by its length as 8 bytes, of a list of rows, each
-`(station, table, values...)` as in `chaos.events.row_key`, or of the text that
-says why the file cannot be read.
+Asked and answered as `chaos.answering` says; the answer is a list of rows, each
+`(station, table, values...)` as in `chaos.events.row_key`.
 """
 
-import os
-import pickle
 import re
-import struct
-import sys
 import warnings
 from typing import Any
 
 import tables
 
+from chaos.answering import answer_with
 from datastore.upload_codes import TABLES
 
 _COLUMNS = {table.name: table.columns for table in TABLES}
@@ -61,23 +56,7 @@ def _look_up(blobs: list[bytes], index: Any) -> Any:
     return bytes(blobs[index])
 
 
-def main() -> None:
-    """Answer until standard input ends."""
+if __name__ == '__main__':
     # PyTables warns of a node that it cannot read, and goes on.
     warnings.simplefilter('error')
-    output = os.fdopen(os.dup(1), 'wb')
-    os.dup2(2, 1)  # whatever else is printed is no answer
-    for line in sys.stdin:
-        answer: object
-        try:
-            answer = read_rows(line.rstrip('\n'))
-        except Exception as error:
-            # Nothing narrower: PyTables raises all kinds.
-            answer = f'{type(error).__name__}: {error}'
-        pickled = pickle.dumps(answer)
-        output.write(struct.pack('<Q', len(pickled)) + pickled)
-        output.flush()
-
-
-if __name__ == '__main__':
-    main()
+    answer_with(read_rows)

@@ -5,7 +5,7 @@ import signal
 
 from chaos import dying, strace
 from chaos.bench import Bench
-from chaos.commits import Commit, commits
+from chaos.commits import Commit, trials_at_calls
 from chaos.fault import Fault, Trial, sample
 from chaos.load import Load
 from chaos.run import Run
@@ -27,15 +27,7 @@ def kill_writer_at(commit: Commit, call: str, number: int, bench: Bench) -> None
 
 
 def _writer_trials(run: Run) -> list[Trial]:
-    trials = [
-        Trial(
-            f'{commit.name}:{call}:{number}',
-            functools.partial(kill_writer_at, commit, call, number),
-        )
-        for commit in commits(run).values()
-        for call, number in commit.points()
-    ]
-    return sample(run, 'kill-writer-at-call', trials, short=12)
+    return trials_at_calls(run, 'kill-writer-at-call', kill_writer_at, short=12)
 
 
 # The calls of a worker that takes an upload; counted from when it is traced.

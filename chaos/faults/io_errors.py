@@ -4,7 +4,7 @@ import functools
 
 from chaos import strace
 from chaos.bench import Bench
-from chaos.commits import Commit, commits
+from chaos.commits import Commit, trials_at_calls
 from chaos.fault import Fault, Trial, sample
 from chaos.load import Load
 from chaos.run import Run
@@ -72,15 +72,7 @@ def _drain(bench: Bench) -> None:
 
 
 def _commit_trials(run: Run) -> list[Trial]:
-    trials = [
-        Trial(
-            f'{commit.name}:{call}:{number}',
-            functools.partial(error_at, commit, call, number),
-        )
-        for commit in commits(run).values()
-        for call, number in commit.points()
-    ]
-    return sample(run, 'io-errors-at-call', trials, short=6)
+    return trials_at_calls(run, 'io-errors-at-call', error_at, short=6)
 
 
 FAULTS = (
