@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -28,10 +27,8 @@ def main() -> int:
     # all of it is deleted at the end.
     with tempfile.TemporaryDirectory(prefix='bench-') as name:
         directory = Path(name)
-        _endpoint(directory)
-        _writer(directory)
-        _stations(directory)
-        _backlog(directory)
+        for part in (_endpoint, _writer, _stations, _backlog):
+            part(directory)
     print(f'\n{time.monotonic() - started:.0f} s in all')
     return 0
 
@@ -55,8 +52,7 @@ def _endpoint(directory: Path) -> None:
 def _show_endpoint(what: str, measured: endpoint.Measured) -> None:
     ours, bare, peak = measured
     _show(f'uploads of {what} /s', ours.per_second, bare.per_second, peak)
-    latency = f'  latency in ms: 99th percentile, median {what}'
-    _show_times(latency, ours.p99, ours.median)
+    _show_times('  latency in ms, 99th percentile and median', ours.p99, ours.median)
 
 
 def _writer(directory: Path) -> None:
@@ -72,13 +68,14 @@ def _writer(directory: Path) -> None:
     _show_swept('events stored /s, of batches of 1', singles, data_dir)
     size, content = writer.size_of_file(data_dir)
     _show_times(
-        '  MB of the day file, of its rows and blobs', size / _MB, content / _MB
+        '  MB of the day file, and of rows and blobs', size / _MB, content / _MB
     )
     writer.grow(configfile, 500 * _MB)
     # The first sweep reads which events the file has, once for a writer.
     _, large = writer.sweep(configfile, [Round(1, 100), Round(100, 100)], first=400_000)
-    _show_times('us an event, file of 500 MB and of 1 MB', large.cost(), small.cost())
-    shutil.rmtree(data_dir / '2017', ignore_errors=True)
+    _show_times(
+        'us an event, into a file of 500 MB and of 1 MB', large.cost(), small.cost()
+    )
 
 
 def _show_swept(what: str, swept: Swept, directory: Path) -> None:
@@ -93,9 +90,11 @@ def _stations(directory: Path) -> None:
     every = Round(1, 50, stations=2000)
     _, before, after = writer.sweep(configfile, [every, every, every], first=1)
     _show_times(
-        'us an event, 2,000 stations and 1', after.cost(), one.cost(), after.peak
+        'us an event, of 2,000 stations and of 1', after.cost(), one.cost(), after.peak
     )
-    _show_times('  MB after 300,000 events, after 200,000', after.memory, before.memory)
+    _show_times(
+        '  memory in MB, after 300,000 events and 200,000', after.memory, before.memory
+    )
 
 
 def _backlog(directory: Path) -> None:
@@ -104,7 +103,7 @@ def _backlog(directory: Path) -> None:
         configfile, [Round(10, 1), Round(200, 1, stations=500)], first=1
     )
     _show_times(
-        'us an event, 100,000 batches and 10', many.cost(), few.cost(), many.peak
+        'us an event, of 100,000 batches and of 10', many.cost(), few.cost(), many.peak
     )
 
 

@@ -107,7 +107,9 @@ def grow(configfile: Path, size: int) -> None:
 
     By events of the batch, over and over, with digests that are random.
     """
-    archive = Archive(configfile.parent / 'data', lambda name: None)
+    data_dir = configfile.parent / 'data'
+    Spool(data_dir)  # makes the directories
+    archive = Archive(data_dir, lambda name: None)
     events = events_at(0, 100, 0) * 100
     day = events[0].timestamp // _DAY
     tables = rows_and_blobs(events).tables
