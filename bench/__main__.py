@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -84,17 +85,17 @@ def _show_swept(what: str, swept: Swept, directory: Path) -> None:
 
 
 def _stations(directory: Path) -> None:
+    events = 50
     configfile = endpoint.configure(directory / 'one')
-    _, one = writer.sweep(configfile, [Round(1, 100), Round(1, 100)], first=1)
+    _, *ones = writer.sweep(configfile, [Round(1, events)] * 21, first=1)
+    one = statistics.median(each.cost() for each in ones)
     configfile = endpoint.configure(directory / 'many')
-    every = Round(1, 50, stations=2000)
-    _, before, after = writer.sweep(configfile, [every, every, every], first=1)
-    _show_times(
-        'us an event, of 2,000 stations and of 1', after.cost(), one.cost(), after.peak
-    )
-    _show_times(
-        '  memory in MB, after 300,000 events and 200,000', after.memory, before.memory
-    )
+    every = Round(1, events, stations=2000)
+    created, many = writer.sweep(configfile, [every, every], first=1)
+    what = 'us an event, of 2,000 stations and of 1'
+    _show_times(what, many.cost(), one, many.peak)
+    what = '  memory in MB, after 200,000 events and 100,000'
+    _show_times(what, many.memory, created.memory)
 
 
 def _backlog(directory: Path) -> None:
@@ -102,9 +103,8 @@ def _backlog(directory: Path) -> None:
     few, many = writer.sweep(
         configfile, [Round(10, 1), Round(200, 1, stations=500)], first=1
     )
-    _show_times(
-        'us an event, of 100,000 batches and of 10', many.cost(), few.cost(), many.peak
-    )
+    what = 'us an event, of 100,000 batches and of 10'
+    _show_times(what, many.cost(), few.cost(), many.peak)
 
 
 def _show(what: str, ours: float, limit: float, peak: float) -> None:
