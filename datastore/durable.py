@@ -67,6 +67,15 @@ def put(
         raise
 
 
+def place_for_drafts(path: Path, tmp: Path) -> Path:
+    """Return `tmp`, or where that is another disk than `path`'s, its directory.
+
+    Old years may have been moved to a disk of their own.  A crash leaves a
+    draft there that nobody clears away.
+    """
+    return tmp if tmp.stat().st_dev == path.parent.stat().st_dev else path.parent
+
+
 def _give(descriptor: int, user: int, group: int) -> None:
     """Make a file somebody's, before there is anything in it to read.
 

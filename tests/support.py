@@ -186,11 +186,11 @@ class DayFiles:
 
     def store(self, station: int, *events: Any, cluster: str = CLUSTER) -> Path:
         """Append events, all of the same day, to a station's file; return it."""
-        from writer.digests import event_digest
+        from writer.digests import event_digests
         from writer.rows import rows_and_blobs
 
         day = events[0].timestamp // 86400
         tables = rows_and_blobs(events).tables
-        digests = [event_digest(event) for event in events]
+        digests = event_digests(events)
         self.archive.append(station, cluster, day, tables, digests, [])
         return self.archive.path(station, day)

@@ -21,13 +21,16 @@ from datastore.event import Event
 DIGEST_SIZE = 10
 
 _SPLIT = np.dtype([('head', '<u8'), ('tail', '<u2')])  # a digest, as numbers
-_MANY_RECENT = 4096
 
 
-def event_digest(event: Event) -> bytes:
-    """Return what identifies an event, 10 bytes."""
-    packed = msgpack.packb(event, unicode_errors=UNICODE_ERRORS)
-    return hashlib.blake2b(packed, digest_size=DIGEST_SIZE).digest()
+def event_digests(events: Iterable[Event]) -> list[bytes]:
+    """Return what identifies each event, 10 bytes."""
+    # One packer for all: to make one takes as long as to pack an event.
+    pack = msgpack.Packer(unicode_errors=UNICODE_ERRORS).pack
+    return [
+        hashlib.blake2b(pack(event), digest_size=DIGEST_SIZE).digest()
+        for event in events
+    ]
 
 
 class DigestIndex:
@@ -38,17 +41,14 @@ class DigestIndex:
 
     def __init__(self, digests: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         """Hold `digests`, uint8[n, 10]."""
-        self._recent: set[bytes] = set()
         self._heads = np.empty(0, dtype='<u8')  # sorted
         self._tails = np.empty(0, dtype='<u2')  # in the order of the heads
         self._include(np.ascontiguousarray(digests).tobytes())
 
     def __len__(self) -> int:
-        return len(self._heads) + len(self._recent)
+        return len(self._heads)
 
     def __contains__(self, digest: bytes) -> bool:
-        if digest in self._recent:
-            return True
         head, tail = np.frombuffer(digest, dtype=_SPLIT)[0]
         start, stop = (
             int(np.searchsorted(self._heads, head, side=side))
@@ -63,25 +63,23 @@ class DigestIndex:
         asking for one takes 10.
         """
         if not len(self._heads):
-            return [digest not in self._recent for digest in digests]
+            return [True] * len(digests)
         heads = np.frombuffer(b''.join(digests), dtype=_SPLIT)['head']
         nearest = np.minimum(np.searchsorted(self._heads, heads), len(self._heads) - 1)
         found = (self._heads[nearest] == heads).tolist()
         return [
-            digest not in self if hit else digest not in self._recent
+            not hit or digest not in self
             for digest, hit in zip(digests, found, strict=True)
         ]
 
     def add(self, digests: Iterable[bytes]) -> None:
         """Add digests that were not in the set."""
-        self._recent.update(digests)
-        if len(self._recent) > _MANY_RECENT:
-            self._include(b''.join(self._recent))
-            self._recent.clear()
+        self._include(b''.join(digests))
 
     def _include(self, digests: bytes) -> None:
-        split = np.frombuffer(digests, dtype=_SPLIT)
-        heads = np.concatenate([self._heads, split['head']])
-        tails = np.concatenate([self._tails, split['tail']])
-        order = np.argsort(heads)
-        self._heads, self._tails = heads[order], tails[order]
+        new = np.frombuffer(digests, dtype=_SPLIT)
+        new = new[np.argsort(new['head'])]
+        # Copies all of them: 0.3 ms for the 150,000 of a busy station's day.
+        places = np.searchsorted(self._heads, new['head'])
+        self._heads = np.insert(self._heads, places, new['head'])
+        self._tails = np.insert(self._tails, places, new['tail'])

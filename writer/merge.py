@@ -271,9 +271,10 @@ class Merger:
         for debris in tmp.glob('merge-*'):
             # Of a merge that was killed: while we hold the lock there is no other.
             debris.unlink(missing_ok=True)
+        drafts = durable.place_for_drafts(work.target, tmp)
         while work.to_copy:
             self._check_space(work)
-            draft = tmp / f'merge-{os.getpid()}-{time.time_ns():x}'
+            draft = drafts / f'merge-{os.getpid()}-{time.time_ns():x}'
             try:
                 sources = self._fill(draft, work)
                 replaced = self._set_aside(work)

@@ -30,7 +30,7 @@ from datastore.memory import keep_memory
 from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import upload_id, uploads_in_lines
-from writer.digests import event_digest
+from writer.digests import event_digests
 from writer.journal import FileBusy, finish_all, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
@@ -254,7 +254,7 @@ class Sweeper:
         """
         # Leave out what the file holds already, or what comes twice in here.
         known = self._archive.digests(key.station, key.day)
-        digests = [event_digest(event) for _, event in entries]
+        digests = event_digests(event for _, event in entries)
         new: dict[bytes, tuple[str, Event]] = {}
         for digest, is_new, entry in zip(
             digests, known.lacks(digests), entries, strict=True
@@ -356,7 +356,8 @@ def _only_writer(data_dir: Path) -> Iterator[None]:
     Raises AlreadyRunning, with the other's process number.  The kernel frees
     the lock of a writer that dies, so the file may stay.
     """
-    descriptor = os.open(data_dir / 'writer.lock', os.O_RDWR | os.O_CREAT, 0o640)
+    lock = data_dir / 'writer.lock'
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o640)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -365,8 +366,12 @@ def _only_writer(data_dir: Path) -> Iterator[None]:
             raise AlreadyRunning(
                 f'another writer, process {pid or "unknown"}, works on {data_dir}'
             ) from None
-        os.truncate(descriptor, 0)
-        os.write(descriptor, b'%d\n' % os.getpid())
+        try:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, b'%d\n' % os.getpid())
+        except OSError as error:
+            # A full disk does not say of which file it speaks.
+            raise OSError(error.errno, error.strerror, str(lock)) from error
         yield
     finally:
         os.close(descriptor)

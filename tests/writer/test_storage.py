@@ -21,7 +21,7 @@ from support import Crash, crash, read_with_pytables
 from datastore.event import Event
 from datastore.upload_codes import EVENT_TYPES, TABLES
 from writer import storage
-from writer.digests import event_digest
+from writer.digests import event_digests
 from writer.journal import FileBusy, JournaledFile, journal_path
 from writer.rows import rows_and_blobs
 from writer.storage import Archive, DamagedFile
@@ -60,7 +60,7 @@ class Store:
             cluster,
             day,
             rows_and_blobs(events).tables,
-            [event_digest(e) for e in events],
+            event_digests(events),
             covers,
         )
 
@@ -68,7 +68,7 @@ class Store:
         return self.archive.path(510, day)
 
     def knows(self, event, day=DAY):
-        return event_digest(event) in self.archive.digests(510, day)
+        return event_digests([event])[0] in self.archive.digests(510, day)
 
 
 @pytest.fixture
@@ -703,3 +703,27 @@ def test_other_damage(store, damage):
     store.restart()
     with pytest.raises(DamagedFile):
         store.append(error(2))
+
+
+def test_new_file_on_another_disk_is_drafted_there(store, monkeypatch):
+    rename, drafts = os.rename, []
+
+    def rename_within_a_disk(draft, path):
+        drafts.append(os.path.dirname(draft))
+        rename(draft, path)
+
+    stat = Path.stat
+
+    def stat_of_two_disks(path, **how):
+        found = stat(path, **how)
+        disk = 1 if path.name == 'tmp' else 2
+        return os.stat_result((*found[:2], disk, *found[3:10]))
+
+    store.append(error(1), covers=[])
+    other_day = store.path(day=1).parent
+    monkeypatch.setattr(Path, 'stat', stat_of_two_disks)
+    monkeypatch.setattr(os, 'rename', rename_within_a_disk)
+
+    store.append(error(2), day=1, covers=[])
+
+    assert drafts == [str(other_day)]
