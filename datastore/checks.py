@@ -5,6 +5,7 @@ Each check yields findings: what is well, and what is not, with how to mend it.
 
 import contextlib
 import ctypes
+import errno
 import os
 import pwd
 import stat
@@ -16,9 +17,9 @@ from typing import NamedTuple
 from datastore.config import Config
 from datastore.durable import check_writable
 from datastore.heartbeat import writer_status
-from datastore.spool import DEBRIS_AGE, count_rejected
+from datastore.spool import DEBRIS_AGE, count_rejected, measure_backlog
 from datastore.suspicious import count_suspicious
-from datastore.wording import size
+from datastore.wording import duration, size
 
 OK, WARNING, FAULT = 'ok', 'warning', 'fault'
 
@@ -29,6 +30,11 @@ _SLOW_FSYNC = 1.0  # s; an upload takes two or three
 _FEW_INODES = 0.01  # of all
 _SMALL_UPLOAD = 2**20  # bytes; stations send up to some 100 KiB at a time
 _LITTLE_SPACE = 2**30  # bytes, where min_free_space is off
+
+_STUCK = 900  # s; the writer tries again what is hindered every five minutes
+
+_MAKE_ROOM = 'make room: move old days of the archive elsewhere, or enlarge the disk'
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 # File systems that forget at a power cut, and those of other machines.
 _FORGETFUL = {'tmpfs', 'ramfs'}
@@ -56,6 +62,7 @@ def check_all(config: Config) -> Iterator[Finding]:
     yield from check_limits(config)
     yield from check_clock()
     yield from check_writer(config)
+    yield from check_spool(config)
     yield from check_leftovers(config)
 
 
@@ -155,7 +162,7 @@ def _check_directory(directory: Path, device: int) -> Finding:
             FAULT,
             subject,
             f'{_user(os.geteuid())} cannot write there: {error.strerror}',
-            _own(directory),
+            _MAKE_ROOM if error.errno in _NO_ROOM else _own(directory),
         )
     took = time.monotonic() - started
     if took > _SLOW_FSYNC:
@@ -206,7 +213,7 @@ def check_space(config: Config) -> Iterator[Finding]:
     free = disk.f_bavail * disk.f_frsize
     least = config.min_free_space
     told = f'{size(free)} free'
-    mend = 'make room: move old days of the archive elsewhere, or enlarge the disk'
+    mend = _MAKE_ROOM
     if least is not None and free < least:
         level = FAULT
         told += f', below min_free_space = {size(least)}: answered 205'
@@ -293,7 +300,7 @@ def check_clock() -> Iterator[Finding]:
 
 def check_writer(config: Config) -> Iterator[Finding]:
     """Look at whether a writer lives, and lives well."""
-    mend = 'start it, and see its log: python -m writer --config ' + str(config.path)
+    mend = 'see its log, and start it: systemctl start datastore-writer'
     try:
         writer = writer_status(config, time.time())
         holder = _lock_holder(config.data_dir / 'writer.lock')
@@ -319,6 +326,22 @@ def check_writer(config: Config) -> Iterator[Finding]:
             f'see its log; if it hangs: kill -9 {holder}, which loses nothing, and '
             'start it again',
         )
+
+
+def check_spool(config: Config) -> Iterator[Finding]:
+    """Look for batches that wait although the writer may be well."""
+    with contextlib.suppress(OSError):  # which check_directories tells
+        backlog = measure_backlog(config.data_dir)
+        if backlog.oldest is None:
+            return
+        waits = time.time() - backlog.oldest
+        if waits > _STUCK:
+            yield Finding(
+                WARNING,
+                'spool',
+                f'{backlog.batches:,} batches wait, the oldest for {duration(waits)}',
+                "the writer's log says which file hinders it, and why",
+            )
 
 
 def check_leftovers(config: Config) -> Iterator[Finding]:
@@ -350,7 +373,7 @@ def check_leftovers(config: Config) -> Iterator[Finding]:
                 WARNING,
                 'rejected',
                 f'{rejected} spool files could not be read',
-                f'each has its error beside it in {data_dir / "rejected"}',
+                'see why: datastore rejected list',
             )
     with contextlib.suppress(OSError):  # which check_directories tells
         if suspicious := count_suspicious(data_dir):

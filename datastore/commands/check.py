@@ -1,6 +1,7 @@
 """`datastore check`: can this deployment work, and what is to be mended?"""
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def _findings(configfile: Path) -> Iterator[Finding]:
         return  # nothing else is known
     yield Finding(OK, 'config', f'{config.path} can be used')
     yield from _check_stations(config.station_list)
+    if config.url is not None:
+        yield _check_copy(config.station_list)
     yield from _check_uwsgi()
     yield from check_all(config)
 
@@ -89,6 +92,19 @@ def _check_stations(path: Path) -> Iterator[Finding]:
         )
     else:
         yield Finding(OK, 'station_list', f'{len(stations)} stations in {path}')
+
+
+def _check_copy(path: Path) -> Finding:
+    directory = path.resolve().parent
+    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        return Finding(OK, 'url', f'what it gives can be kept in {path}')
+    return Finding(
+        FAULT,
+        'url',
+        f'what it gives cannot be kept in {path}: this user may not write to '
+        f'{directory}',
+        'set station_list to a file in data_dir, and restart both programs',
+    )
 
 
 def _check_uwsgi() -> Iterator[Finding]:

@@ -146,7 +146,7 @@ def _add(arguments: argparse.Namespace) -> int:
         arguments.number, arguments.cluster, _known_as(password, arguments)
     )
     with station_list.locked(config.station_list) as path:
-        station_list.replace(path, _added(path, station))
+        _replace(path, _added(path, station))
     _say('Added', station, password, arguments)
     return 0
 
@@ -160,7 +160,7 @@ def _passwd(arguments: argparse.Namespace) -> int:
         station = _listed(path, arguments.number)._replace(password=known_as)
         with _refusing(path):
             edited = station_list.with_password(path.read_bytes(), station)
-        station_list.replace(path, edited)
+        _replace(path, edited)
     _say('Changed the password of', station, password, arguments)
     return 0
 
@@ -179,7 +179,7 @@ def _hash(arguments: argparse.Namespace) -> int:
             hashed = station._replace(password=known_as)
             content = station_list.with_password(content, hashed)
         if plain:
-            station_list.replace(path, content)
+            _replace(path, content)
     if arguments.json:
         print_json({'hashed': [station.number for station in plain]})
     else:
@@ -255,6 +255,17 @@ def _listed(path: Path, number: int) -> Station:
             f'{path}: station {number} is not listed; datastore stations add adds it'
         )
     return stations[number]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write the list; raises CommandError if this user may not."""
+    try:
+        station_list.replace(path, content)
+    except PermissionError as error:
+        raise CommandError(
+            f'{path} is not changed: this user may not write to {path.parent}; '
+            'ask as its owner'
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`datastore check` on deployments that are well, and on ones that are not."""
 
+import errno
 import json
 import os
 import tempfile
@@ -187,6 +188,26 @@ def file_that_could_not_be_read(directory):
     spool.reject('stranger', 'its name')
 
 
+@damage(('spool', WARNING, '1 batches wait, the oldest for'))
+def batch_that_is_not_stored(directory):
+    name = f'20200203T040506.000007-{STATION}-1a2b3c4d.batch'
+    (directory / 'data' / 'incoming' / name).touch()
+
+
+@damage(('url', OK, 'can be kept'))
+def station_list_that_is_fetched(directory):
+    write_config(directory, Stations={'url': 'https://example.org/stations.csv'})
+
+
+@damage(('url', FAULT, 'cannot be kept'))
+def station_list_that_is_fetched_and_cannot_be_kept(directory):
+    write_config(
+        directory,
+        General={'station_list': directory / 'nowhere' / 'station_list.csv'},
+        Stations={'url': 'https://example.org/stations.csv'},
+    )
+
+
 @damage(('suspicious', OK, '1 files'))
 def event_that_waits_for_a_person(directory):
     (directory / 'data' / 'suspicious' / '1.json').touch()
@@ -226,6 +247,18 @@ def test_what_is_wrong_is_found(well, check, tmp_path, spoil, subject, level, wo
         if finding['subject'] == subject.format(data=tmp_path / 'data')
     ]
     assert any(at == level and words in what for at, what in found), findings
+
+
+def test_full_disk_is_not_mended_by_owning_it(well, check, data_dir, monkeypatch):
+    def refuse(directory):
+        raise OSError(errno.ENOSPC, 'No space left on device', str(directory))
+
+    monkeypatch.setattr(checks, 'check_writable', refuse)
+    _, findings = check()
+
+    (finding,) = [f for f in findings if f['subject'] == str(data_dir)]
+    assert finding['level'] == FAULT
+    assert finding['mend'].startswith('make room')
 
 
 def test_writer_that_holds_its_lock_is_named_when_it_is_silent(well, check, data_dir):

@@ -175,6 +175,18 @@ def test_edit_that_is_refused_says_why_and_changes_nothing(
     assert path.stat().st_ino == before
 
 
+def test_user_who_may_not_write_the_list_is_told_so(run, path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, 'Permission denied', 'a draft')
+
+    monkeypatch.setattr(station_list.durable, 'put', refuse)  # root may everything
+    result = run('add', 7, 'A', '--generate')
+
+    assert result.status == 1
+    assert f'may not write to {path.parent}' in result.err
+    assert 'draft' not in result.err
+
+
 @pytest.mark.parametrize(
     'arguments',
     [['add', 7, 'A', '--generate'], ['passwd', STATION, '--generate'], ['hash']],
