@@ -159,9 +159,7 @@ class Parquet:
             import pyarrow
             import pyarrow.parquet
         except ImportError:
-            raise MissingLibrary(
-                "parquet needs pyarrow: pip install 'hisparc-datastore[parquet]'"
-            ) from None
+            raise MissingLibrary('parquet needs pyarrow: pip install pyarrow') from None
         self._arrow = pyarrow
         self._columns = columns
         self._schema = pyarrow.schema([self._field(column) for column in columns])

@@ -354,9 +354,7 @@ def test_missing_library_is_named(run, two_showers, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
     status, _, err = run(STATION, '2020-02-03', '2020-02-04', '--format', 'parquet')
     assert status == 1
-    assert err == (
-        "datastore: parquet needs pyarrow: pip install 'hisparc-datastore[parquet]'\n"
-    )
+    assert err == 'datastore: parquet needs pyarrow: pip install pyarrow\n'
 
 
 @pytest.mark.parametrize(
