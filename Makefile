@@ -17,7 +17,7 @@ test: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 3 --dist worksteal
 
 bench: $(VENV)/test.stamp
 	@$(VENV)/bin/python -m bench

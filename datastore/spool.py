@@ -35,7 +35,7 @@ _LENGTH = struct.Struct('<Q')
 _NAME = re.compile(r'\d{8}T\d{6}\.\d{6}-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch')
 _REJECTED_NAME = re.compile(rf'(?P<name>{_NAME.pattern})(\.\d+)?')
 
-_PIECE = 2**16  # bytes of a file that are read at a time
+_PIECE, _MAX_PIECE = 2**14, 2**24  # bytes that are read at first, and after
 
 _MAX_STEM = 60  # characters of a rejected file's name that are kept
 DEBRIS_AGE = 3600  # seconds after which a file in tmp/ is debris of a crash
@@ -162,9 +162,11 @@ class Spool:
             f'{self._incoming_path}/{name}', os.O_RDONLY | os.O_CLOEXEC
         )
         try:
-            size = os.fstat(descriptor).st_size
-            pieces = [os.read(descriptor, size)]
-            while piece := os.read(descriptor, _PIECE):
+            content = os.read(descriptor, _PIECE)
+            if len(content) < _PIECE:  # a file is read short at its end only
+                return content
+            pieces = [content]
+            while piece := os.read(descriptor, _MAX_PIECE):
                 pieces.append(piece)
             return b''.join(pieces)
         finally:

@@ -140,7 +140,7 @@ class Progress:
         again = {name for name in set(batches) if (name, day) in self._counted}
         self._counting |= {(name, day) for name in {*batches} - {*finished}}
         total, fresh, suspicious = (
-            sum(name not in again for name in names)
+            sum(name not in again for name in names) if again else len(names)
             for names in (batches, new, flagged)
         )
         stored, duplicates = fresh - suspicious, total - fresh

@@ -208,7 +208,7 @@ def test_body_without_a_length_answers_400(server):
 def test_sender_that_hangs_up_costs_nobody_else_an_answer(server, post, waiting):
     before = waiting()
     address = urlsplit(server.url)
-    for _ in range(4):  # more than there are workers
+    for _ in range(10):  # more than all workers have threads
         with socket.create_connection((address.hostname, address.port)) as sender:
             body = urlencode(fields()).encode()
             sender.sendall(
@@ -343,7 +343,7 @@ def test_worker_killed_in_the_middle_is_replaced(server, waiting):
 
 
 def test_silent_senders_lose_their_workers_after_the_socket_timeout(configfile):
-    server = start_uwsgi(configfile, **{'socket-timeout': 1})
+    server = start_uwsgi(configfile, threads=1, **{'socket-timeout': 1})
     address = urlsplit(server.url)
     with contextlib.ExitStack() as silent:
         for _ in server.workers:

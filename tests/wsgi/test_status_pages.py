@@ -263,9 +263,18 @@ def upload_with_both_workers(server, form):
             assert answer.read().endswith(b'\r\n\r\n100')
 
 
+@pytest.fixture
+def uwsgi_of_one_thread(configfile):
+    """A uWSGI whose worker has time for one upload."""
+    server = start_uwsgi(configfile, threads=1)
+    yield server
+    stop(server.process)
+
+
 def test_workers_add_up_and_lose_nothing_when_they_are_killed(
-    uwsgi, make_event, data_dir, capsys
+    uwsgi_of_one_thread, make_event, data_dir, capsys
 ):
+    uwsgi = uwsgi_of_one_thread
     form = form_of(make_event)
     upload_with_both_workers(uwsgi, form)
     files = sorted(path.name for path in (data_dir / 'status').iterdir())
