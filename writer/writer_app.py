@@ -201,10 +201,15 @@ class Sweeper:
         for name, batch in batches.items():
             if not batch.events:
                 self._spool.remove(name)
+            of_day: dict[int, list[tuple[str, Event]]] = {}
             for event in batch.events:
-                key = _DayKey(batch.station, batch.cluster, event.timestamp // _DAY)
-                days[key].append((name, event))
-                unstored[name].add(key)
+                day = event.timestamp // _DAY
+                entries = of_day.get(day)
+                if entries is None:
+                    key = _DayKey(batch.station, batch.cluster, day)
+                    entries = of_day[day] = days[key]
+                    unstored[name].add(key)
+                entries.append((name, event))
         for key, entries in days.items():
             self._progress.alive()
             if self._stop.is_set():
