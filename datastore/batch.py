@@ -7,6 +7,8 @@ sequence of codes once.  An event's time and values are packed by themselves:
 these bytes, behind its type and codes, are what identifies an event.
 """
 
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
@@ -67,13 +69,38 @@ def decode_batch(content: bytes) -> Batch:
         station, cluster, received, packed_shapes, packed_events = _unpack(content)
         if (type(station), type(cluster), type(received)) != (int, str, int):
             raise TypeError('its station, cluster or time is of another type')
-        shapes = dict(enumerate(map(_decode_shape, packed_shapes)))
+        shapes = _decode_shapes(packed_shapes, len(content))
         events = tuple(
-            _decode_event(*shapes[shape], packed) for shape, packed in packed_events
+            _decode_event(shapes[shape], packed) for shape, packed in packed_events
         )
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise InvalidBatch(f'not an encoded batch: {error!r}') from error
     return Batch(station, cluster, received, events)
+
+
+def identities(content: bytes) -> Iterator[bytes]:
+    """Yield what identifies each event of an encoded batch, in their order.
+
+    That is its type, time, codes and values in MessagePack, as `Packer().pack`
+    would pack the `Event`; put together from the bytes that the batch has of
+    them, which takes a third of the time.  `decode_batch` takes the same bytes.
+    """
+    *_, packed_shapes, packed_events = _unpack(content)
+    shapes = _decode_shapes(packed_shapes, len(content))
+    for shape, packed in packed_events:
+        _, _, start, head, middle = shapes[shape]
+        stop = start
+        for _ in range(3):  # the timestamp, micro- and nanoseconds
+            stop += _SIZES.get(packed[stop], 1)
+        yield b''.join((head, packed[start:stop], middle, packed[stop:]))
+
+
+# Of integers in MessagePack, by their first byte, where it is not all of it.
+_SIZES = {
+    first: 1 + size
+    for types in (b'\xcc\xcd\xce\xcf', b'\xd0\xd1\xd2\xd3')
+    for first, size in zip(types, (1, 2, 4, 8), strict=True)
+}
 
 
 def salvage_batch(content: bytes) -> tuple[Batch | None, int]:
@@ -92,7 +119,7 @@ def salvage_batch(content: bytes) -> tuple[Batch | None, int]:
         if unpacker.read_array_header() != len(Batch._fields) + 1:
             return None, 0
         station, cluster, received = (unpacker.unpack() for _ in range(3))
-        shapes = dict(enumerate(map(_decode_shape, unpacker.unpack())))
+        shapes = _decode_shapes(unpacker.unpack(), len(content))
         announced = unpacker.read_array_header()
         if (type(station), type(cluster), type(received)) != (int, str, int):
             return None, 0
@@ -101,30 +128,68 @@ def salvage_batch(content: bytes) -> tuple[Batch | None, int]:
     try:
         for _ in range(announced):
             shape, packed = unpacker.unpack()
-            events.append(_decode_event(*shapes[shape], packed))
+            events.append(_decode_event(shapes[shape], packed))
     except (ValueError, TypeError, KeyError, msgpack.UnpackException):
         pass
     return Batch(station, cluster, received, tuple(events)), announced
 
 
-def _decode_shape(packed: list[str]) -> tuple[str, tuple[str, ...]]:
-    if type(packed) is not list or not set(map(type, packed)) <= {str}:
+class _Shape(NamedTuple):
+    """What all events of one type with the same codes have in common.
+
+    Their time `start`s there in their packed bytes.  In what identifies them,
+    `head` stands before the time and `middle` behind it.
+    """
+
+    event_type: str
+    codes: tuple[str, ...]
+    start: int
+    head: bytes
+    middle: bytes
+
+
+def _decode_shapes(packed: list[list[str]], size: int) -> dict[int, _Shape]:
+    """Return the shapes of a batch of `size` bytes by their numbers."""
+    if not set(map(type, packed)) <= {list}:
+        raise TypeError('a shape is not a list')
+    decode = _decode_usual_shape if size <= _USUAL_SIZE else _decode_shape
+    return {number: decode(*shape) for number, shape in enumerate(packed)}
+
+
+def _decode_shape(event_type: str, *codes: str) -> _Shape:
+    if not set(map(type, (event_type, *codes))) <= {str}:
         raise TypeError('an upload code is not text')
-    event_type, *codes = packed
     if event_type not in EVENT_TYPES:
         raise ValueError(f'it holds events of type {event_type!r:.40}')
-    return event_type, tuple(codes)
+    pack = msgpack.Packer(unicode_errors=UNICODE_ERRORS)
+    return _Shape(
+        event_type,
+        codes,
+        start=len(pack.pack_array_header(3 + len(codes))),
+        head=pack.pack_array_header(len(Event._fields)) + pack.pack(event_type),
+        middle=pack.pack(codes) + pack.pack_array_header(len(codes)),
+    )
 
 
-def _decode_event(event_type: str, codes: tuple[str, ...], packed: bytes) -> Event:
-    timestamp, microseconds, nanoseconds, *values = _unpack(packed)
+# A shape takes longer to decode than an event, and stations repeat theirs.
+# Some MB of them at most: codes may be as long as a batch.
+_USUAL_SIZE = 100_000  # bytes of a batch
+_decode_usual_shape = lru_cache(maxsize=64)(_decode_shape)
+
+
+def _decode_event(shape: _Shape, packed: bytes) -> Event:
+    fields = msgpack.unpackb(packed, unicode_errors=UNICODE_ERRORS, use_list=False)
+    timestamp, microseconds, nanoseconds = fields[:3]
     if not (type(timestamp) is type(microseconds) is type(nanoseconds) is int):
         raise TypeError('the time of an event is not in integers')
     if not _YEAR_1 <= timestamp <= _YEAR_9999:
         raise ValueError('the time of an event is in no year')
-    if len(values) != len(codes):
+    values = fields[3:]
+    if len(values) != len(shape.codes):
         raise ValueError('an event has not as many values as codes')
-    return Event(event_type, timestamp, microseconds, nanoseconds, codes, tuple(values))
+    return Event(
+        shape.event_type, timestamp, microseconds, nanoseconds, shape.codes, values
+    )
 
 
 def _unpack(content: bytes) -> Any:

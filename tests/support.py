@@ -174,6 +174,14 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def event_digests(events: Sequence[Any]) -> list[bytes]:
+    """Return the digest of each event, as the writer makes it from a batch."""
+    from datastore.batch import Batch, encode_batch
+    from writer.digests import batch_digests
+
+    return batch_digests(encode_batch(Batch(STATION, CLUSTER, 0, tuple(events))))
+
+
 class DayFiles:
     """Day files of stations, written as the writer does."""
 
@@ -186,7 +194,6 @@ class DayFiles:
 
     def store(self, station: int, *events: Any, cluster: str = CLUSTER) -> Path:
         """Append events, all of the same day, to a station's file; return it."""
-        from writer.digests import event_digests
         from writer.rows import rows_and_blobs
 
         day = events[0].timestamp // 86400

@@ -52,45 +52,58 @@ def rows_and_blobs(events: Sequence[Event]) -> Conversion:
     for position, event in enumerate(events):
         alike[event.event_type, event.codes].append(position)
 
-    parts: dict[str, list[_Part]] = defaultdict(list)
+    parts: dict[str, list[tuple[list[int], Rows]]] = defaultdict(list)
     flagged = []
     unknown_codes: set[str] = set()
     for (event_type, codes), positions in alike.items():
         table = EVENT_TYPES[event_type]
         unknown_codes.update(codes - table.fields.keys())
         try:
-            parts[event_type].append(_convert(table, codes, events, positions))
+            part = positions, _convert(table, codes, events, positions)
+            parts[event_type].append(part)
         except InvalidEvent:
             for position in positions:
                 try:
-                    part = _convert(table, codes, events, [position])
+                    part = [position], _convert(table, codes, events, [position])
                     parts[event_type].append(part)
                 except InvalidEvent as error:
                     flagged.append((position, error.args))
-    tables = [_join(EVENT_TYPES[name], parts[name]) for name in parts if parts[name]]
+    tables = [_in_order(parts[name]) for name in parts if parts[name]]
     return Conversion(tables, sorted(flagged), unknown_codes)
 
 
-class _Part(NamedTuple):
-    """Rows of events with the same upload codes, from these positions."""
+def _in_order(parts: list[tuple[list[int], Rows]]) -> Rows:
+    """Return the parts as one, their rows in the order of their positions."""
+    joined = _concatenated([rows for _, rows in parts])
+    if len(parts) == 1:
+        return joined
+    order = np.argsort(np.concatenate([positions for positions, _ in parts]))
+    return joined._replace(rows=joined.rows[order])
 
-    positions: list[int]
-    rows: np.ndarray[Any, np.dtype[Any]]
-    blobs: list[bytes]
 
-
-def _join(table: Table, parts: list[_Part]) -> Rows:
-    """Return the parts as one, their rows in the order the events came."""
-    blobs: list[bytes] = []
+def concatenated(parts: Sequence[Rows]) -> list[Rows]:
+    """Return the rows and blobs of each table at once, in the order of the parts."""
+    of_table: dict[str, list[Rows]] = defaultdict(list)
     for part in parts:
+        of_table[part.table.name].append(part)
+    return [_concatenated(parts) for parts in of_table.values()]
+
+
+def _concatenated(parts: list[Rows]) -> Rows:
+    table = parts[0].table
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part.rows for part in parts])
+    blobs: list[bytes] = []
+    start = 0
+    for part in parts:
+        stop = start + len(part.rows)
         for name in table.blob_columns:
-            indices = part.rows[name]
+            indices = rows[name][start:stop]
             indices[indices >= 0] += len(blobs)
         blobs += part.blobs
-    if len(parts) == 1:
-        return Rows(table, parts[0].rows, blobs)
-    order = np.argsort(np.concatenate([part.positions for part in parts]))
-    return Rows(table, np.concatenate([part.rows for part in parts])[order], blobs)
+        start = stop
+    return Rows(table, rows, blobs)
 
 
 def _convert(
@@ -98,7 +111,7 @@ def _convert(
     codes: tuple[str, ...],
     events: Sequence[Event],
     positions: list[int],
-) -> _Part:
+) -> Rows:
     """Return the rows of the events at `positions`, all with the same codes.
 
     Raises InvalidEvent, with every reason as an argument of its own, if a
@@ -132,7 +145,7 @@ def _convert(
     for number, (target, _) in enumerate(blob_fields):
         target[:] = np.arange(len(chosen)) * len(blob_fields) + number
     blobs = [blob for event in zip(*(b for _, b in blob_fields)) for blob in event]
-    return _Part(positions, rows, blobs)
+    return Rows(table, rows, blobs)
 
 
 def _stamp(
@@ -203,11 +216,15 @@ def _blobs(column: Column, values: tuple[Any, ...]) -> list[bytes]:
 
     Raises InvalidEvent if a value is not text of the column's encoding.
     """
-    for value in values:
-        if type(value) is not str:
-            raise InvalidEvent(f'is {_kind(value)} instead of text')
-    decode = _from_base64 if column.encoding == 'base64' else _to_latin1
-    return [decode(value) for value in values]
+    if set(map(type, values)) != {str}:
+        odd = next(value for value in values if type(value) is not str)
+        raise InvalidEvent(f'is {_kind(odd)} instead of text')
+    if column.encoding != 'base64':
+        return list(map(_to_latin1, values))
+    try:
+        return list(map(_decode_base64, values))
+    except ValueError:  # binascii.Error is one
+        return list(map(_from_base64, values))
 
 
 if sys.version_info >= (3, 11):
@@ -217,10 +234,6 @@ else:
 
 
 def _from_base64(text: str) -> bytes:
-    try:
-        return _decode_base64(text)
-    except ValueError:  # binascii.Error is one
-        pass
     try:
         # Some encoders break lines, which is base64 all the same.
         return _decode_base64(''.join(text.split()))

@@ -257,11 +257,14 @@ def _append_blobs(group: h5py.Group, blobs: Sequence[bytes]) -> None:
     if not blobs:
         return
     dataset = _open(group, 'blobs') or _create_blobs(group)
-    # One call for all: 2 us a blob, where a call for each takes 41.
-    views = np.empty(len(blobs), dtype=_BLOB)
-    for number, blob in enumerate(blobs):
-        views[number] = np.frombuffer(blob, dtype='u1') if blob else _EMPTY
-    _extend(dataset, views, h5t.py_create(_BLOB))
+    # One call for all, and HDF5's own structures instead of an array for each:
+    # 0.8 us a blob, where h5py takes 1.5, and 41 with a call for each.  What the
+    # structures point to must live until they are written.
+    joined = np.frombuffer(b''.join(blobs), dtype='u1')
+    views = np.empty(len(blobs), dtype=_VIEW)
+    views['len'] = list(map(len, blobs))
+    views['p'] = joined.ctypes.data + np.cumsum(views['len']) - views['len']
+    _extend(dataset, views, h5t.vlen_create(h5t.NATIVE_UINT8))
 
 
 def _extend(
@@ -282,8 +285,7 @@ def _extend(
 # PyTables' layout, written through h5py's low-level interface because h5py
 # would store strings, booleans and compounds in forms of its own.
 
-_BLOB = h5py.vlen_dtype(np.uint8)
-_EMPTY = np.empty(0, dtype='u1')
+_VIEW = np.dtype([('len', np.uintp), ('p', np.uintp)])  # hvl_t of HDF5, H5Tpublic.h
 
 
 def describe_root(h5: h5py.File) -> None:

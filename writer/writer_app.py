@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +30,11 @@ from datastore.memory import keep_memory
 from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import upload_id, uploads_in_lines
-from writer.digests import event_digests
+from writer.collected import Collected
+from writer.digests import batch_digests
 from writer.journal import FileBusy, finish_all, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
-from writer.rows import rows_and_blobs
 from writer.station_list_fetcher import fetching
 from writer.storage import Archive, DamagedFile
 
@@ -108,6 +108,24 @@ class _DayKey(NamedTuple):
     day: int
 
 
+class _Load:
+    """Batches of one station that are in memory together.
+
+    `received` has when each of them arrived, `unstored` the appends that it
+    waits for, and `names` the batches of each append.  `days` has the events of
+    each; or why they cannot be collected, or None if it is not time to try again.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0  # bytes
+        self.received: dict[str, int] = {}
+        self.unstored: dict[str, set[_DayKey]] = {}
+        self.names: dict[_DayKey, list[str]] = defaultdict(list)
+        self.days: dict[_DayKey, Collected | Exception | None] = {}
+        # Clusters share the file of a day.
+        self.seen: dict[int, set[bytes]] = defaultdict(set)
+
+
 class Sweeper:
     """Moves batches from the spool to the archive."""
 
@@ -148,22 +166,22 @@ class Sweeper:
             self._progress.alive()
             self._reject(name, 'this is not the name of a spool file')
         for names in self._spool.pending().values():
-            for batches in self._loads(names):
-                self._progress.loaded(len(batches))
-                self._store(batches)
+            waiting = iter(names)
+            while load := self._load(waiting):
+                self._progress.loaded(len(load.received))
+                self._store(load)
                 if self._stop.is_set():
                     return
         self._progress.swept(self._spool.pending)
 
-    def _loads(self, names: list[str]) -> Iterator[dict[str, Batch]]:
-        """Yield the batches by name, as many at a time as memory allows."""
-        batches: dict[str, Batch] = {}
-        size = 0
+    def _load(self, names: Iterator[str]) -> _Load | None:
+        """Read batches, as many at a time as memory allows; None if there are none."""
+        load = _Load()
         for name in names:
             self._progress.alive()
             try:
                 content = self._spool.get(name)
-                batches[name] = decode_batch(content)
+                batch = decode_batch(content)
             except (SpoolFileError, InvalidBatch) as error:
                 self._reject(name, str(error))
                 continue
@@ -177,12 +195,38 @@ class Sweeper:
                     extra={'upload': upload_id(name)},
                 )
                 continue
-            size += len(content)
-            if size >= _MAX_LOAD:
-                yield batches
-                batches, size = {}, 0
-        if batches:
-            yield batches
+            load.received[name] = batch.received
+            load.unstored[name] = set()
+            if not batch.events:
+                self._spool.remove(name)
+            self._collect(load, name, batch, batch_digests(content))
+            load.size += len(content)
+            if load.size >= _MAX_LOAD:
+                break
+        return load if load.received else None
+
+    def _collect(
+        self, load: _Load, name: str, batch: Batch, digests: list[bytes]
+    ) -> None:
+        """Share the events of a batch out to the days that they are of."""
+        for day, events, of_day in _by_day(batch.events, digests):
+            key = _DayKey(batch.station, batch.cluster, day)
+            load.unstored[name].add(key)
+            load.names[key].append(name)
+            if key not in load.days:
+                load.days[key] = self._collected(load, key)
+            collected = load.days[key]
+            if isinstance(collected, Collected):
+                collected.add(name, events, of_day)
+
+    def _collected(self, load: _Load, key: _DayKey) -> Collected | Exception | None:
+        if not self._patience.is_due(key):
+            return None
+        try:
+            known = self._archive.digests(key.station, key.day)
+        except (FileBusy, DamagedFile, OSError) as error:
+            return error
+        return Collected(known, load.seen[key.day])
 
     def _reject(self, name: str, reason: str) -> None:
         fields = {'upload': upload_id(name)}
@@ -194,32 +238,20 @@ class Sweeper:
             logger.error('rejected spool file %s: %s', name, reason, extra=fields)
             self._progress.rejected()
 
-    def _store(self, batches: dict[str, Batch]) -> None:
-        """Append the events of these batches, of one station, to their day files."""
-        days: dict[_DayKey, list[tuple[str, Event]]] = defaultdict(list)
-        unstored: dict[str, set[_DayKey]] = {name: set() for name in batches}
-        for name, batch in batches.items():
-            if not batch.events:
-                self._spool.remove(name)
-            of_day: dict[int, list[tuple[str, Event]]] = {}
-            for event in batch.events:
-                day = event.timestamp // _DAY
-                entries = of_day.get(day)
-                if entries is None:
-                    key = _DayKey(batch.station, batch.cluster, day)
-                    entries = of_day[day] = days[key]
-                    unstored[name].add(key)
-                entries.append((name, event))
-        for key, entries in days.items():
+    def _store(self, load: _Load) -> None:
+        """Append what was collected to the day files."""
+        for key, collected in load.days.items():
             self._progress.alive()
             if self._stop.is_set():
                 return
-            if not self._patience.is_due(key):
+            if collected is None:
                 continue
-            names = {name for name, _ in entries}
-            last = [name for name in names if unstored[name] == {key}]
+            names = load.names[key]
+            last = [name for name in names if load.unstored[name] == {key}]
             try:
-                self._append(key, entries, batches, last)
+                if isinstance(collected, Exception):
+                    raise collected
+                self._append(key, collected, load.received, last)
             except FileBusy as error:
                 # At each sweep while somebody reads: not all uploads are named.
                 waiting, *_ = uploads_in_lines(names)
@@ -243,44 +275,52 @@ class Sweeper:
             else:
                 self._patience.succeeded(key)
                 for name in names:
-                    unstored[name].discard(key)
+                    load.unstored[name].discard(key)
 
     def _append(
         self,
         key: _DayKey,
-        entries: list[tuple[str, Event]],
-        batches: dict[str, Batch],
+        collected: Collected,
+        received: dict[str, int],
         last: list[str],
     ) -> None:
-        """Append the events of one day to its file.
+        """Append what was collected for one day to its file.
 
-        `entries` are the events, each with the name of its batch; `last` are
-        the batches of which nothing is left to store after this.
+        `received` is when each batch arrived; `last` are the batches of which
+        nothing is left to store after this.
         """
-        # Leave out what the file holds already, or what comes twice in here.
-        known = self._archive.digests(key.station, key.day)
-        digests = event_digests(event for _, event in entries)
-        new: dict[bytes, tuple[str, Event]] = {}
-        for digest, is_new, entry in zip(
-            digests, known.lacks(digests), entries, strict=True
-        ):
-            if is_new:
-                new.setdefault(digest, entry)
-        sources = [name for name, _ in new.values()]
-        conversion = rows_and_blobs([event for _, event in new.values()])
-        self._log_unknown_codes(key.station, conversion.unknown_codes)
+        tables = collected.tables()
+        self._log_unknown_codes(key.station, collected.unknown_codes)
+        self._set_aside(key, collected.flagged, received)
+        if collected.digests:
+            self._archive.append(*key, tables, collected.digests, last)
+            self._progress.committed(key.station)
+        else:
+            finish_all(last, self._spool.remove)
+        self._progress.appended(
+            key.station,
+            key,
+            batches=collected.names,
+            new=collected.new,
+            flagged=[name for name, _ in collected.flagged],
+            finished=last,
+        )
+        self._log_append(key, collected)
 
-        digests = list(new)
-        flagged: dict[str, list[Flagged]] = defaultdict(list)
-        for position, reasons in conversion.flagged:
-            event = new[digests[position]][1]
-            flagged[sources[position]].append(Flagged(event.as_uploaded(), reasons))
-        for name, events in flagged.items():
-            received = batches[name].received
+    def _set_aside(
+        self,
+        key: _DayKey,
+        flagged: list[tuple[str, Flagged]],
+        received: dict[str, int],
+    ) -> None:
+        of_batch: dict[str, list[Flagged]] = defaultdict(list)
+        for name, event in flagged:
+            of_batch[name].append(event)
+        for name, events in of_batch.items():
             # Before the batch can be removed; again, after a crash, replaces it.
             upload = upload_id(name)
             kept = self._suspicious.put(
-                key.station, key.cluster, received, events, upload
+                key.station, key.cluster, received[name], events, upload
             )
             logger.warning(
                 'station %d: %d events are suspicious, kept in %s; the first: %s',
@@ -295,40 +335,27 @@ class Sweeper:
                 },
             )
 
-        bad = {position for position, _ in conversion.flagged}
-        stored = [d for position, d in enumerate(digests) if position not in bad]
-        if stored:
-            self._archive.append(*key, conversion.tables, stored, last)
-            self._progress.committed(key.station)
-        else:
-            finish_all(last, self._spool.remove)
-        self._progress.appended(
-            key.station,
-            key,
-            batches=[name for name, _ in entries],
-            new=sources,
-            flagged=[sources[position] for position in bad],
-            finished=last,
-        )
-        duplicates = len(entries) - len(new)
+    def _log_append(self, key: _DayKey, collected: Collected) -> None:
+        stored, suspicious = len(collected.digests), len(collected.flagged)
+        duplicates = len(collected.names) - len(collected.new)
         path = self._archive.path(key.station, key.day)
         fields = {'station': key.station, 'path': str(path)}
-        uploads, *others = uploads_in_lines({name for name, _ in entries})
+        uploads, *others = uploads_in_lines(set(collected.names))
         logger.info(
             'station %d: %d events stored from %d batches, %d sent before, '
             '%d suspicious, in %s',
             key.station,
-            len(stored),
-            len(set(sources)),
+            stored,
+            len(set(collected.new)),
             duplicates,
-            len(bad),
+            suspicious,
             path,
             extra=fields
             | {
                 'uploads': uploads,
-                'events': len(stored),
+                'events': stored,
                 'duplicates': duplicates,
-                'suspicious': len(bad),
+                'suspicious': suspicious,
             },
         )
         for uploads in others:
@@ -352,6 +379,21 @@ class Sweeper:
                     station,
                     code,
                 )
+
+
+def _by_day(
+    events: Sequence[Event], digests: Sequence[bytes]
+) -> Iterator[tuple[int, Sequence[Event], Sequence[bytes]]]:
+    """Yield the events of each day, since 1970, and their digests."""
+    days = [event.timestamp // _DAY for event in events]
+    if len(set(days)) == 1:  # nearly always
+        yield days[0], events, digests
+        return
+    positions: dict[int, list[int]] = defaultdict(list)
+    for position, day in enumerate(days):
+        positions[day].append(position)
+    for day, chosen in positions.items():
+        yield day, [events[n] for n in chosen], [digests[n] for n in chosen]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from datastore.batch import (
     InvalidBatch,
     decode_batch,
     encode_batch,
+    identities,
     salvage_batch,
 )
 from datastore.event import Event
@@ -64,6 +65,31 @@ BATCH = Batch(510, 'Science Park', 1, (make_event(PH1=1, TR1='eJw'), make_event(
 def test_batch_of_any_values_comes_back_as_it_was(batch):
     # As text, for it tells True from 1 and -0.0 from 0, and nan from nothing.
     assert repr(decode_batch(encode_batch(batch))) == repr(batch)
+
+
+def of_codes(number):
+    return make_event(**{f'C{n}': n for n in range(number)})
+
+
+# Where the announced length of a list in MessagePack takes more bytes.
+@pytest.mark.parametrize('number', [0, 12, 13, 15, 16, 65532, 65533, 65535, 65536])
+def test_identity_of_events_with_many_codes(number):
+    events = (make_event(PH1=1), of_codes(number))
+
+    _, identity = identities(encode_batch(BATCH._replace(events=events)))
+
+    assert identity == msgpack.packb(events[1])
+
+
+@settings(deadline=None)
+@given(batches)
+@example(BATCH._replace(events=(make_event(TR1='\ud800'),)))
+def test_identity_is_the_whole_event(batch):
+    pack = msgpack.Packer(unicode_errors='surrogatepass').pack
+
+    found = identities(encode_batch(batch))
+
+    assert list(found) == [pack(event) for event in batch.events]
 
 
 def test_events_keep_their_order():

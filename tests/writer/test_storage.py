@@ -16,12 +16,11 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5a, h5t
-from support import Crash, crash, read_with_pytables
+from support import Crash, crash, event_digests, read_with_pytables
 
 from datastore.event import Event
 from datastore.upload_codes import EVENT_TYPES, TABLES
 from writer import storage
-from writer.digests import event_digests
 from writer.journal import FileBusy, JournaledFile, journal_path
 from writer.rows import rows_and_blobs
 from writer.storage import Archive, DamagedFile

@@ -21,7 +21,7 @@ from datastore.spool import Spool
 from datastore.suspicious import Suspicious
 from datastore.tally import NOBODY, SWEEP_DURATIONS, read_tallies
 from datastore.upload_id import upload_id
-from writer import writer_app
+from writer import collected, writer_app
 from writer.journal import journal_path
 from writer.patience import Patience
 from writer.writer_app import main, writer
@@ -955,7 +955,7 @@ def test_error_of_its_own_is_in_the_log_and_exit_1(
         raise ZeroDivisionError('by mistake')
 
     put(errors(MONDAY))
-    monkeypatch.setattr(writer_app, 'rows_and_blobs', fail)
+    monkeypatch.setattr(collected, 'rows_and_blobs', fail)
 
     status, line = run_main(configfile)
 
