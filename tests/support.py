@@ -176,10 +176,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def event_digests(events: Sequence[Any]) -> list[bytes]:
     """Return the digest of each event, as the writer makes it from a batch."""
-    from datastore.batch import Batch, encode_batch
-    from writer.digests import batch_digests
+    from datastore.batch import Batch, decode_identified, encode_batch
+    from writer.digests import digests_of
 
-    return batch_digests(encode_batch(Batch(STATION, CLUSTER, 0, tuple(events))))
+    content = encode_batch(Batch(STATION, CLUSTER, 0, tuple(events)))
+    _, identities = decode_identified(content)
+    return digests_of(identities)
 
 
 class DayFiles:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from datastore.batch import identities
-
 # 80 bits.  A station has at most some 150,000 events a day: the chance that
 # two different ones share a digest, and one is taken for the other, is
 # 10^-14 a day.
@@ -21,11 +19,10 @@ DIGEST_SIZE = 10
 _SPLIT = np.dtype([('head', '<u8'), ('tail', '<u2')])  # a digest, as numbers
 
 
-def batch_digests(content: bytes) -> list[bytes]:
-    """Return the digest, 10 bytes, of each event of an encoded batch."""
+def digests_of(identities: Iterable[bytes]) -> list[bytes]:
+    """Return the digest, 10 bytes, of what identifies each event."""
     return [
-        blake2b(identity, digest_size=DIGEST_SIZE).digest()
-        for identity in identities(content)
+        blake2b(identity, digest_size=DIGEST_SIZE).digest() for identity in identities
     ]
 
 

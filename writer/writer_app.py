@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datastore.batch import Batch, InvalidBatch, decode_batch
+from datastore.batch import Batch, InvalidBatch, decode_identified
 from datastore.config import ConfigError, blaming, read_config
 from datastore.durable import DISK_ERRORS
 from datastore.event import Event
@@ -31,7 +31,7 @@ from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import upload_id, uploads_in_lines
 from writer.collected import Collected
-from writer.digests import batch_digests
+from writer.digests import digests_of
 from writer.journal import FileBusy, finish_all, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
@@ -181,7 +181,7 @@ class Sweeper:
             self._progress.alive()
             try:
                 content = self._spool.get(name)
-                batch = decode_batch(content)
+                batch, identities = decode_identified(content)
             except (SpoolFileError, InvalidBatch) as error:
                 self._reject(name, str(error))
                 continue
@@ -199,7 +199,7 @@ class Sweeper:
             load.unstored[name] = set()
             if not batch.events:
                 self._spool.remove(name)
-            self._collect(load, name, batch, batch_digests(content))
+            self._collect(load, name, batch, digests_of(identities))
             load.size += len(content)
             if load.size >= _MAX_LOAD:
                 break

@@ -9,8 +9,8 @@ from datastore.batch import (
     Batch,
     InvalidBatch,
     decode_batch,
+    decode_identified,
     encode_batch,
-    identities,
     salvage_batch,
 )
 from datastore.event import Event
@@ -76,7 +76,7 @@ def of_codes(number):
 def test_identity_of_events_with_many_codes(number):
     events = (make_event(PH1=1), of_codes(number))
 
-    _, identity = identities(encode_batch(BATCH._replace(events=events)))
+    _, (_, identity) = decode_identified(encode_batch(BATCH._replace(events=events)))
 
     assert identity == msgpack.packb(events[1])
 
@@ -87,9 +87,9 @@ def test_identity_of_events_with_many_codes(number):
 def test_identity_is_the_whole_event(batch):
     pack = msgpack.Packer(unicode_errors='surrogatepass').pack
 
-    found = identities(encode_batch(batch))
+    _, identities = decode_identified(encode_batch(batch))
 
-    assert list(found) == [pack(event) for event in batch.events]
+    assert identities == [pack(event) for event in batch.events]
 
 
 def test_events_keep_their_order():

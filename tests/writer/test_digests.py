@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import event_digests
 
-from datastore.batch import Batch, encode_batch
 from datastore.event import Event, parse_event
-from writer.digests import DIGEST_SIZE, DigestIndex, batch_digests
+from writer.digests import DIGEST_SIZE, DigestIndex
 
 EVENT = Event(
     'CIC',
@@ -22,7 +22,7 @@ EVENT = Event(
 
 
 def digest_of(event):
-    (digest,) = batch_digests(encode_batch(Batch(5, 'A', 1, (event,))))
+    (digest,) = event_digests([event])
     return digest
 
 
@@ -41,7 +41,7 @@ def test_event_sent_again_has_the_same_digest(make_event):
 def test_event_has_the_same_digest_in_another_batch():
     other = EVENT._replace(timestamp=0, codes=(), values=())
 
-    _, digest = batch_digests(encode_batch(Batch(6, 'B', 2, (other, EVENT))))
+    _, digest = event_digests([other, EVENT])
 
     assert digest == digest_of(EVENT)
 
