@@ -44,9 +44,9 @@ def _machine() -> str:
 
 
 def _endpoint(directory: Path) -> None:
-    rounds = [uploads.bodies_of_batches(700, 1 + 700 * n) for n in range(3)]
+    rounds = [uploads.bodies_of_batches(420, 1 + 420 * n) for n in range(5)]
     _show_endpoint('100 events', endpoint.measure(directory / 'batches', rounds))
-    rounds = [uploads.bodies_of_events(3500, 1 + 3500 * n) for n in range(3)]
+    rounds = [uploads.bodies_of_events(2100, 1 + 2100 * n) for n in range(5)]
     _show_endpoint('1 event', endpoint.measure(directory / 'events', rounds))
 
 
@@ -59,13 +59,13 @@ def _show_endpoint(what: str, measured: endpoint.Measured) -> None:
 def _writer(directory: Path) -> None:
     configfile = endpoint.configure(directory / 'writer')
     data_dir = configfile.parent / 'data'
+    rounds = [Round(50, 100)] * 3
     writer.grow(configfile, 1 * _MB)
-    (small,) = writer.sweep(configfile, [Round(100, 100)], first=1)
+    small = writer.sweep(configfile, rounds, first=1)
     writer.grow(configfile, 50 * _MB)
-    hundreds, singles = writer.sweep(
-        configfile, [Round(400, 100), Round(8000, 1)], first=200_000
-    )
+    hundreds = writer.sweep(configfile, [Round(400, 100)] * 3, first=200_000)
     _show_swept('events stored /s, of batches of 100', hundreds, data_dir)
+    singles = writer.sweep(configfile, [Round(8000, 1)] * 3, first=300_000)
     _show_swept('events stored /s, of batches of 1', singles, data_dir)
     size, content = writer.size_of_file(data_dir)
     _show_times(
@@ -73,22 +73,28 @@ def _writer(directory: Path) -> None:
     )
     writer.grow(configfile, 500 * _MB)
     # The first sweep reads which events the file has, once for a writer.
-    _, large = writer.sweep(configfile, [Round(1, 100), Round(100, 100)], first=400_000)
+    _, *large = writer.sweep(configfile, [Round(1, 100), *rounds], first=400_000)
     _show_times(
-        'us an event, into a file of 500 MB and of 1 MB', large.cost(), small.cost()
+        'us an event, into a file of 500 MB and of 1 MB', _cost(large), _cost(small)
     )
 
 
-def _show_swept(what: str, swept: Swept, directory: Path) -> None:
+def _show_swept(what: str, sweeps: list[Swept], directory: Path) -> None:
+    swept = sorted(sweeps, key=Swept.cost)[len(sweeps) // 2]
     raw = writer.raw_write(directory, swept.size)
-    _show(what, swept.per_second(), swept.events / raw, swept.peak)
+    peak = max(each.peak for each in sweeps)
+    _show(what, swept.per_second(), swept.events / raw, peak)
+
+
+def _cost(sweeps: list[Swept]) -> float:
+    return statistics.median(each.cost() for each in sweeps)
 
 
 def _stations(directory: Path) -> None:
     events = 50
     configfile = endpoint.configure(directory / 'one')
     _, *ones = writer.sweep(configfile, [Round(1, events)] * 21, first=1)
-    one = statistics.median(each.cost() for each in ones)
+    one = _cost(ones)
     configfile = endpoint.configure(directory / 'many')
     every = Round(1, events, stations=2000)
     created, many = writer.sweep(configfile, [every, every], first=1)
