@@ -10,10 +10,12 @@ ids of uploads.  Whatever a station sent, it ends no line: control characters
 are escaped, and the lines of a traceback start with spaces.
 """
 
+import contextlib
 import json
 import logging
 import re
 import sys
+import time
 from datetime import datetime, timezone
 from logging.handlers import TimedRotatingFileHandler
 from pathlib import Path
@@ -52,6 +54,7 @@ def open_log(logger: logging.Logger, config: Config, program: str) -> None:
                 encoding='utf-8',
                 errors='backslashreplace',  # stations may send lone surrogates
             )
+        _remove_old(path)
     is_json = config.log_format == 'json'
     handler.setFormatter(_JsonFormatter(program) if is_json else _TextFormatter())
     for previous in logger.handlers[:]:
@@ -60,6 +63,25 @@ def open_log(logger: logging.Logger, config: Config, program: str) -> None:
     logger.addHandler(handler)
     logger.setLevel(config.loglevel)
     logger.propagate = False
+
+
+def _remove_old(log: Path) -> None:
+    """Remove what processes left that had the same log but for their number.
+
+    Nobody rotates the logs of a worker that is gone.  One that is there and has
+    said nothing for as long begins another file before it says something.
+    """
+    match = re.fullmatch(r'(.*)\.[0-9]+', log.name)
+    if match is None:
+        return
+    name = re.compile(rf'{re.escape(match[1])}\.[0-9]+(\.[0-9-]{{10}})?')
+    oldest = time.time() - DAYS_KEPT * 86400
+    for path in log.parent.iterdir():
+        if path != log and name.fullmatch(path.name):
+            # Another worker may do the same just now; no log stops a start.
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
 
 
 class _TextFormatter(logging.Formatter):

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import stat
+import time
 
 import pytest
 
@@ -128,6 +129,30 @@ def test_log_rotates_at_midnight_and_is_kept_for_14_days(logger, config, log):
     assert newest.read_text().endswith('the day before\n')
     assert len(older) == 13
     assert older[0].name == 'hisparc-program.2019-12-08'
+
+
+def test_logs_of_processes_that_are_gone_are_removed_after_14_days(logger, config, log):
+    days = 86400
+    now = time.time()
+    ages = {
+        'hisparc-wsgi.7': 15,
+        'hisparc-wsgi.7.2019-12-08': 15,
+        'hisparc-wsgi.8': 13,
+        'hisparc-wsgi.9': 15,  # our own
+        'hisparc-wsgi.7.gz': 15,
+        'hisparc-writer': 15,
+        'other-wsgi.7': 15,
+    }
+    log.parent.mkdir()
+    for name, age in ages.items():
+        path = log.with_name(name)
+        path.touch()
+        os.utime(path, (now - age * days, now - age * days))
+
+    open_log(logger, config, 'wsgi.9')
+
+    gone = ages.keys() - {path.name for path in log.parent.iterdir()}
+    assert gone == {'hisparc-wsgi.7', 'hisparc-wsgi.7.2019-12-08'}
 
 
 @pytest.mark.parametrize(
