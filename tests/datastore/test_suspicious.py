@@ -87,16 +87,20 @@ def test_document_tells_who_when_and_why(suspicious):
     }
 
 
-def test_file_is_json_of_a_line_for_each_value(suspicious, directory):
-    event = {'header': {'datetime': datetime(2011, 2, 22, 13, 24, 57, 656_000)}}
+def test_file_is_json_of_a_line_for_each_event(suspicious, directory):
+    moments = datetime(2011, 2, 22, 13, 24, 57, 656_000), datetime(2011, 2, 23)
+    events = [{'header': {'datetime': moment}} for moment in moments]
+    flagged = [Flagged(event, ('odd',)) for event in events]
 
-    name = suspicious.put(510, 'Sciënce Park', RECEIVED, [Flagged(event, ('odd',))])
+    name = suspicious.put(510, 'Sciënce Park', RECEIVED, flagged)
 
     content = (directory / name).read_text(encoding='utf-8')
-    (flagged,) = json.loads(content)['events']
-    moment = flagged['event']['header']['datetime']
+    first, second = json.loads(content)['events']
+    moment = first['event']['header']['datetime']
     assert moment == {'$datetime': '2011-02-22T13:24:57.656000'}
-    assert content.count('\n') > 10
+    lines = [line.strip(' ,') for line in content.splitlines()]
+    for each in (first, second):
+        assert json.dumps(each) in lines
     assert '"Sciënce Park"' in content
 
 
