@@ -1,12 +1,14 @@
 """The command line, `datastore COMMAND`.
 
 Exit status: 0 if all is well, 1 if the command found or met a fault, 2 if it
-was called wrongly.  Faults of the configuration are one line on stderr.
+was called wrongly, 130 if Ctrl-C interrupted it.  Faults of the configuration
+are one line on stderr.
 """
 
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -55,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         status = run(arguments)
         sys.stdout.flush()
         return status
+    except KeyboardInterrupt:
+        print('datastore: interrupted', file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # `| head` has read enough; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -308,6 +309,25 @@ def test_who_has_read_enough_hears_nothing(configfile, two_showers):
     with process:
         assert process.stderr.read() == b''
     assert process.returncode == 1
+
+
+def test_ctrl_c_is_status_130_and_a_line(configfile, files):
+    # More than a pipe holds, so that it is still at it when the signal comes.
+    files.store(STATION, *[shower(MONDAY, n) for n in range(5000)])
+    program = 'import sys; from datastore.cli import main; sys.exit(main())'
+    arguments = ['export', str(STATION), '2020-02-03', '2020-02-04', '--config']
+    process = subprocess.Popen(
+        [sys.executable, '-c', program, *arguments, str(configfile)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert err == b'datastore: interrupted\n'
+    assert process.returncode == 130
 
 
 # What goes wrong.
