@@ -285,7 +285,7 @@ class Merger:
                 work.give_up(fault.station, fault.why)
             else:
                 work.sources = sources
-                return work.is_news, replaced
+                return work.is_news or replaced is not None, replaced
             finally:
                 # A crash before this leaves a file in tmp/, which the next merge
                 # removes, or the writer an hour later.

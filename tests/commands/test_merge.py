@@ -144,6 +144,7 @@ def test_file_of_another_program_stays_and_the_other_days_are_merged(
     status, printed, complaint = run('2020-02-03', '--replace')
     assert (status, complaint) == (0, '')
     assert f'the file before is {data_dir}/replaced/2020_2_3.' in printed
+    assert 'unchanged' not in printed
 
 
 @pytest.mark.parametrize(

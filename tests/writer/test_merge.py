@@ -464,6 +464,7 @@ def test_replaced_file_is_kept_and_its_other_stations_are_taken_over(
     assert numbers(target) == {'station_501': [1], 'station_502': [2]}
     assert outcome.replaced.parent == data_dir / 'replaced'
     assert outcome.replaced.read_bytes() == historic
+    assert outcome.changed
     assert 'station 502: its file is gone' in outcome.faults[0]
     assert not merged().changed
 
