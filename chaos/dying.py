@@ -21,6 +21,8 @@ from typing import Any
 FUNCTIONS = {
     'write': 'write',
     'pwrite64': 'pwrite',
+    'writev': 'writev',
+    'pwritev': 'pwritev',
     'fsync': 'fsync',
     'fdatasync': 'fdatasync',
     'ftruncate': 'ftruncate',

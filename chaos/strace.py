@@ -19,6 +19,8 @@ from chaos.run import Run, Stuck
 WRITING = (
     'write',
     'pwrite64',
+    'writev',
+    *('pwritev', 'pwritev2'),
     'fsync',
     'fdatasync',
     'ftruncate',

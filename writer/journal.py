@@ -25,7 +25,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,8 +39,11 @@ logger = logging.getLogger(__name__)
 
 MAGIC = b'HSJRNL1\n'  # the 1 is the format's version
 _HEADER = struct.Struct('<8sI')
+_BIN_32 = struct.Struct('>BI')  # what MessagePack puts before so many bytes
 
 _MANY, _AT_A_TIME = 100, 8  # batches to remove
+
+_AT_ONCE = 1024  # pieces in a system call; IOV_MAX of Linux
 
 PAGE = 4096  # bytes; changes are kept in pages of the file system's size
 
@@ -49,11 +52,17 @@ class FileBusy(Exception):
     """Another program reads the file, or writes to it; try again later."""
 
 
+_Bytes = bytes | bytearray | memoryview
+
+
 class JournalRecord(NamedTuple):
-    """One commit: what it changes in the file, and the batches it stores."""
+    """One commit: what it changes in the file, and the batches it stores.
+
+    A change is an offset and what is written there, in pieces.
+    """
 
     size: int
-    changes: list[tuple[int, bytes]]
+    changes: list[tuple[int, list[_Bytes]]]
     covers: list[str]
 
 
@@ -230,20 +239,19 @@ class JournaledFile(io.RawIOBase):
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         _finish(journal, record, self._finish)
 
-    def _changes(self) -> list[tuple[int, bytes]]:
-        """Return what was written, neighbouring pages joined."""
-        runs: list[tuple[int, list[bytearray]]] = []
+    def _changes(self) -> list[tuple[int, list[_Bytes]]]:
+        """Return what was written, neighbouring pages together."""
+        changes: list[tuple[int, list[_Bytes]]] = []
+        stop = -1  # where the last of them ends
         for page in sorted(self._pages):
-            if page * PAGE >= self._size:
+            offset = page * PAGE
+            if offset >= self._size:
                 break
-            if runs and runs[-1][0] + len(runs[-1][1]) == page:
-                runs[-1][1].append(self._pages[page])
-            else:
-                runs.append((page, [self._pages[page]]))
-        return [
-            (page * PAGE, b''.join(pages)[: self._size - page * PAGE])
-            for page, pages in runs
-        ]
+            if offset != stop:
+                changes.append((offset, []))
+            changes[-1][1].append(memoryview(self._pages[page])[: self._size - offset])
+            stop = offset + PAGE
+        return changes
 
     def _reserve(self, size: int) -> None:
         """Take the disk space for growing to `size`, before the commit point.
@@ -299,14 +307,16 @@ def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> bo
 
 
 def _write_journal(journal: Path, record: JournalRecord) -> None:
-    body = msgpack.packb(record)
-    content = _HEADER.pack(MAGIC, zlib.crc32(body)) + body
+    body = list(_encode(record))
+    checksum = 0
+    for piece in body:
+        checksum = zlib.crc32(piece, checksum)
     try:
         descriptor = os.open(
             journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL, durable.FILE_MODE
         )
         try:
-            durable.write_all(descriptor, content)
+            _write_pieces(descriptor, [_HEADER.pack(MAGIC, checksum), *body])
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -321,12 +331,33 @@ def _write_journal(journal: Path, record: JournalRecord) -> None:
 def _apply(descriptor: int, record: JournalRecord) -> None:
     # A crash in here leaves the file torn until the journal is replayed.
     for offset, content in record.changes:
-        rest = memoryview(content)
-        while rest:
-            written = os.pwrite(descriptor, rest, offset)
-            rest, offset = rest[written:], offset + written
+        _write_pieces(descriptor, content, offset)
     os.ftruncate(descriptor, record.size)
     os.fsync(descriptor)
+
+
+def _write_pieces(
+    descriptor: int, pieces: Sequence[_Bytes], offset: int | None = None
+) -> None:
+    """Write pieces one after the other, at `offset` or where the file is.
+
+    Many at a time, and without joining them, which takes as much memory again.
+    """
+    rest = [memoryview(piece) for piece in pieces]
+    first = 0
+    while first < len(rest):
+        some = rest[first : first + _AT_ONCE]
+        if offset is None:
+            written = os.writev(descriptor, some)
+        else:
+            written = os.pwritev(descriptor, some, offset)
+            offset += written
+        # A disk that fills up takes less, without an error.
+        while first < len(rest) and written >= len(rest[first]):
+            written -= len(rest[first])
+            first += 1
+        if written:
+            rest[first] = rest[first][written:]
 
 
 def _finish(
@@ -361,12 +392,26 @@ def finish_all(names: Sequence[str], finish: Callable[[str], None]) -> None:
         list(threads.map(finish_some, shares))
 
 
+def _encode(record: JournalRecord) -> Iterator[_Bytes]:
+    """Yield the record as MessagePack, in pieces, without a copy of its changes."""
+    packer = msgpack.Packer()
+    yield packer.pack_array_header(len(record))
+    yield packer.pack(record.size)
+    yield packer.pack_array_header(len(record.changes))
+    for offset, content in record.changes:
+        yield packer.pack_array_header(2) + packer.pack(offset)
+        yield _BIN_32.pack(0xC6, sum(map(len, content)))
+        yield from content
+    yield packer.pack(record.covers)
+
+
 def _decode(content: bytes) -> JournalRecord | None:
     """Return the record in a journal; None if it is not whole."""
     if len(content) < _HEADER.size:
         return None
     magic, checksum = _HEADER.unpack_from(content)
-    body = content[_HEADER.size :]
+    body = memoryview(content)[_HEADER.size :]
     if magic != MAGIC or checksum != zlib.crc32(body):
         return None
-    return JournalRecord(*msgpack.unpackb(body))
+    size, changes, covers = msgpack.unpackb(body)
+    return JournalRecord(size, [(offset, [new]) for offset, new in changes], covers)

@@ -29,10 +29,8 @@ def read_while_written(bench: Bench, *, slow: bool = False) -> None:
     with contextlib.ExitStack() as stack:
         if slow:
             log, fault = bench.directory / 'calls', f'delay_enter={SLOW}'
-            pids = [writer.pid]
-            stack.enter_context(
-                strace.attached(bench.run, pids, ['pwrite64'], fault, log)
-            )
+            pids, calls = [writer.pid], ['pwritev', 'pwritev2']
+            stack.enter_context(strace.attached(bench.run, pids, calls, fault, log))
         bench.run.pause(8 if bench.run.long else 2.5)
     load.finish()
     for follower in followers:

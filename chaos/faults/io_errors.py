@@ -31,9 +31,16 @@ def errors_while_uploading(
 
 _RENAME = ('rename', 'renameat', 'renameat2')
 _UNLINK = ('unlink', 'unlinkat')
+_PWRITEV = ('pwritev', 'pwritev2')
 _FAILING = {
     'uwsgi': (('fsync',), ('write',), _RENAME, ('fsync', 'write', *_RENAME)),
-    'writer': (('fsync',), ('write',), ('pwrite64', 'ftruncate'), _UNLINK, _RENAME),
+    'writer': (
+        ('fsync',),
+        ('write', 'writev'),
+        (*_PWRITEV, 'ftruncate'),
+        _UNLINK,
+        _RENAME,
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Crash
+from support import Crash, crash
 
 from writer.journal import PAGE, FileBusy, JournaledFile, journal_path, replay_journal
 
@@ -170,7 +170,7 @@ def test_others_may_read_but_not_write_while_changes_are_collected(path, open_fi
 
 
 def test_nobody_may_read_while_the_changes_are_made(path, open_file, monkeypatch):
-    write, attempts = os.pwrite, []
+    write, attempts = os.pwritev, []
 
     def write_and_look(*arguments):
         with pytest.raises(BlockingIOError), locked(path, fcntl.LOCK_SH):
@@ -178,7 +178,7 @@ def test_nobody_may_read_while_the_changes_are_made(path, open_file, monkeypatch
         attempts.append(arguments)
         return write(*arguments)
 
-    monkeypatch.setattr(os, 'pwrite', write_and_look)
+    monkeypatch.setattr(os, 'pwritev', write_and_look)
     with open_file() as file:
         change(file)
         file.commit([])
@@ -234,6 +234,11 @@ def test_file_that_another_program_changed_is_left_to_it(path, open_file, waitin
 # Crashes.
 
 
+def write_half(descriptor, pieces, offset=0):
+    content = b''.join(pieces)
+    os.pwrite(descriptor, content[: len(content) // 2], offset)
+
+
 class Mortal:
     """A process that dies after so many of its steps.
 
@@ -252,9 +257,9 @@ class Mortal:
             (Path, 'unlink'),
         ):
             self.patches.setattr(module, name, self.step(getattr(module, name)))
-        for name in ('write', 'pwrite'):
-            write = getattr(os, name)
-            self.patches.setattr(os, name, self.step(write, self.half(write)))
+        for name in ('writev', 'pwritev'):
+            write = self.step(getattr(os, name), write_half)
+            self.patches.setattr(os, name, write)
 
     def step(self, function, instead=lambda *_: None):
         def mortal(*arguments, **keywords):
@@ -266,10 +271,6 @@ class Mortal:
             return function(*arguments, **keywords)
 
         return mortal
-
-    @staticmethod
-    def half(write):
-        return lambda fd, content, *at: write(fd, content[: len(content) // 2], *at)
 
     @property
     def dead(self):
@@ -392,17 +393,17 @@ def test_changes_are_on_disk_before_the_batches_are_removed(path, monkeypatch):
 
     with JournaledFile(path, lambda name: steps.append(f'finish {name}')) as file:
         file.write(b'new')
-        for function in ('open', 'write', 'pwrite', 'fsync'):
+        for function in ('open', 'writev', 'pwritev', 'fsync'):
             record(os, function)
         record(Path, 'unlink')
         file.commit(['one.batch'])
 
     journal = journal_path(path).name
     assert steps == [
-        f'write {journal}',
+        f'writev {journal}',
         f'fsync {journal}',
         f'fsync {path.parent.name}',
-        'pwrite file',
+        'pwritev file',
         'fsync file',
         'finish one.batch',
         f'unlink {journal}',
@@ -502,16 +503,12 @@ def grow_half(descriptor, offset, length):
     os.ftruncate(descriptor, offset + length // 2)
 
 
-def write_half(descriptor, content):
-    os.pwrite(descriptor, content[: len(content) // 2], 0)
-
-
 @pytest.mark.parametrize(
     ('function', 'before'),
     [
         ('posix_fallocate', grow_half),
         ('open', lambda *_: None),
-        ('write', write_half),
+        ('writev', write_half),
         ('fsync', lambda *_: None),
     ],
     ids=['growing the file', 'creating the journal', 'writing it', 'its fsync'],
@@ -547,7 +544,7 @@ def test_journal_that_may_not_be_durable_is_no_commit(
     assert not is_new(path, waiting)
 
 
-@pytest.mark.parametrize('function', ['pwrite', 'ftruncate'])
+@pytest.mark.parametrize('function', ['pwritev', 'ftruncate'])
 def test_disk_that_fails_after_the_commit_point_leaves_the_journal(
     path, open_file, waiting, monkeypatch, function
 ):
@@ -575,17 +572,45 @@ def test_batch_that_cannot_be_removed_is_removed_by_a_replay(path, waiting):
     assert is_new(path, waiting)
 
 
-def test_writes_that_the_disk_cuts_short_are_completed(path, open_file, monkeypatch):
-    for function in ('write', 'pwrite'):
-        whole = getattr(os, function)
-        monkeypatch.setattr(
-            os, function, lambda fd, c, *at, whole=whole: whole(fd, c[:1000], *at)
+@pytest.mark.parametrize('most', [1000, PAGE, 10_000])
+def test_writes_that_the_disk_cuts_short_are_completed(
+    path, open_file, monkeypatch, most
+):
+    def cut_short(write):
+        return lambda descriptor, pieces, *at: write(
+            descriptor, [b''.join(pieces)[:most]], *at
         )
+
+    for function in ('writev', 'pwritev'):
+        monkeypatch.setattr(os, function, cut_short(getattr(os, function)))
     with open_file() as file:
         change(file)
         file.commit([])
 
     assert path.read_bytes() == NEW
+
+
+def test_commit_of_more_pieces_than_a_system_call_takes(path, open_file, waiting):
+    content = os.urandom(1100 * PAGE + 7)
+
+    with open_file() as file:
+        file.write(content)
+        # And as many that are no neighbours.
+        for page in range(1200, 3400, 2):
+            file.seek(page * PAGE + 1)
+            file.write(b'!')
+        journal = journal_path(path)
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr('writer.journal._apply', crash)
+            with pytest.raises(Crash):
+                file.commit(COVERS)
+    replay_journal(journal, waiting.discard)
+
+    found = path.read_bytes()
+    assert found[: len(content)] == content
+    assert found[1200 * PAGE + 1 :: 2 * PAGE] == b'!' * 1100
+    assert found.count(b'!', len(content)) == 1100
+    assert waiting == {'other.batch'}
 
 
 def test_busy_file_is_closed_once(path, monkeypatch):

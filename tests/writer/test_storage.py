@@ -452,7 +452,7 @@ def test_new_file_is_known_when_its_batches_were_not_removed(store):
 def test_append_that_failed_can_be_repeated(store, monkeypatch):
     store.append(error(1))
     with monkeypatch.context() as patches:
-        patches.setattr(os, 'pwrite', crash)
+        patches.setattr(os, 'pwritev', crash)
         with pytest.raises(Crash):
             store.append(error(2), covers=['batch'])
 

@@ -219,7 +219,7 @@ def test_writer_counts_what_it_does(put, sweep, spool, day_file, data_dir, monke
     sweep()
     put(errors(MONDAY + 2))
     with monkeypatch.context() as patches:
-        patches.setattr(os, 'pwrite', crash)
+        patches.setattr(os, 'pwritev', crash)
         with pytest.raises(Crash):
             sweep()
     sweep()
@@ -634,7 +634,8 @@ def test_full_disk_leaves_the_batches_until_there_is_room(
     put(errors(MONDAY + 1, TUESDAY))
 
     with monkeypatch.context() as patches:
-        patches.setattr('datastore.durable.write_all', refuse)
+        patches.setattr(os, 'writev', refuse)  # the journal of the one file
+        patches.setattr('datastore.durable.write_all', refuse)  # the other file
         sweep()
     assert stored(MONDAY) == [MONDAY]
     assert len(waiting()) == 1
@@ -739,7 +740,7 @@ def test_journal_of_a_crash_is_replayed_at_start(
     upload = upload_id(put(errors(MONDAY + 1)))
     before = day_file(MONDAY).read_bytes()
     with monkeypatch.context() as patches:
-        patches.setattr(os, 'pwrite', crash)
+        patches.setattr(os, 'pwritev', crash)
         with pytest.raises(Crash):
             sweep()
     assert day_file(MONDAY).read_bytes().startswith(before)
@@ -758,7 +759,7 @@ def test_journal_of_a_busy_file_is_replayed_when_it_is_free(
     sweep()
     put(errors(MONDAY + 1))
     with monkeypatch.context() as patches:
-        patches.setattr(os, 'pwrite', crash)
+        patches.setattr(os, 'pwritev', crash)
         with pytest.raises(Crash):
             sweep()
     with being_read(day_file(MONDAY)):
