@@ -123,6 +123,7 @@ def grow(configfile: Path, size: int) -> None:
             day,
             tables,
             [digests[n : n + DIGEST_SIZE] for n in range(0, len(digests), DIGEST_SIZE)],
+            archive.digests(STATION, day),
             covers=[],
         )
 

@@ -159,8 +159,8 @@ def _decode_shape(event_type: str, *codes: str) -> _Shape:
 
 
 # A shape takes longer to decode than an event, and stations repeat theirs.
-# Some MB of them at most: codes may be as long as a batch.
-_USUAL_SIZE = 100_000  # bytes of a batch
+# Those of small batches, for which it matters: codes may be as long as a batch.
+_USUAL_SIZE = 16_384  # bytes of a batch
 _decode_usual_shape = lru_cache(maxsize=64)(_decode_shape)
 
 

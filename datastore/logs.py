@@ -76,12 +76,14 @@ def _remove_old(log: Path) -> None:
         return
     name = re.compile(rf'{re.escape(match[1])}\.[0-9]+(\.[0-9-]{{10}})?')
     oldest = time.time() - DAYS_KEPT * 86400
-    for path in log.parent.iterdir():
-        if path != log and name.fullmatch(path.name):
-            # Another worker may do the same just now; no log stops a start.
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
+    # No old log stops a start; a directory may be written to and not listed.
+    with contextlib.suppress(OSError):
+        for path in log.parent.iterdir():
+            if path != log and name.fullmatch(path.name):
+                # Another worker may do the same just now.
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
 
 
 class _TextFormatter(logging.Formatter):

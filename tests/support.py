@@ -201,5 +201,6 @@ class DayFiles:
         day = events[0].timestamp // 86400
         tables = rows_and_blobs(events).tables
         digests = event_digests(events)
-        self.archive.append(station, cluster, day, tables, digests, [])
+        known = self.archive.digests(station, day)
+        self.archive.append(station, cluster, day, tables, digests, known, [])
         return self.archive.path(station, day)

@@ -5,14 +5,22 @@ still in the processor's caches, and is forgotten: 30,000 events at once took
 twice as long, and three times the memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from datastore.event import Event
-from datastore.suspicious import Flagged
 from writer.digests import DigestIndex
 from writer.rows import Rows, concatenated, rows_and_blobs
 
 _AT_ONCE = 500
+
+
+class Misfit(NamedTuple):
+    """An event of a batch that cannot become a row, and why."""
+
+    name: str
+    event: Event
+    reasons: tuple[str, ...]
 
 
 class Collected:
@@ -20,27 +28,41 @@ class Collected:
 
     `names` has the batch of each event that was added, `new` of each that had
     not been there before, `digests` what identifies those of them that become
-    rows, and `flagged` the batch and the reasons of each of the others.
-    `unknown_codes` are those that no column takes.
+    rows, and `misfits` are the others.  `unknown_codes` are those that no column
+    takes.
     """
 
-    def __init__(self, known: DigestIndex, seen: set[bytes]) -> None:
-        """`known` are the events in the file, `seen` others that are on the way."""
+    def __init__(self, known: Callable[[], DigestIndex], seen: set[bytes]) -> None:
+        """`known` returns the events in the file; it is called once, if at all.
+
+        `seen` are other events that are on the way to it.
+        """
         self.names: list[str] = []
         self.new: list[str] = []
         self.digests: list[bytes] = []
-        self.flagged: list[tuple[str, Flagged]] = []
+        self.misfits: list[Misfit] = []
         self.unknown_codes: set[str] = set()
-        self._known = known
+        self._ask = known
+        self._known: DigestIndex | None = None
         self._seen = seen
         self._tables: list[Rows] = []
         self._waiting: list[tuple[str, Event, bytes]] = []
+
+    def known(self) -> DigestIndex:
+        """Return the events in the file, without which the others are new.
+
+        Raises, as the methods below, what the function that tells them raises.
+        """
+        if self._known is None:
+            self._known = self._ask()
+        return self._known
 
     def add(self, name: str, events: Sequence[Event], digests: Sequence[bytes]) -> None:
         """Add events of the batch `name`, each with its digest."""
         names = [name] * len(events)
         self.names += names
         self._waiting += zip(names, events, digests, strict=True)
+        # Batches of a thousand days are not to have a thousand files known.
         if len(self._waiting) >= _AT_ONCE:
             self._convert()
 
@@ -51,14 +73,14 @@ class Collected:
         return self._tables
 
     def _convert(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        lacks = self._known.lacks([digest for _, _, digest in waiting])
+        lacks = self.known().lacks([digest for _, _, digest in self._waiting])
         new = []
-        for entry, is_new in zip(waiting, lacks, strict=True):
+        for entry, is_new in zip(self._waiting, lacks, strict=True):
             # Or it comes twice in here.
             if is_new and entry[2] not in self._seen:
                 self._seen.add(entry[2])
                 new.append(entry)
+        self._waiting = []
         conversion = rows_and_blobs([event for _, event, _ in new])
         self._tables += conversion.tables
         self.unknown_codes |= conversion.unknown_codes
@@ -66,7 +88,6 @@ class Collected:
         bad = dict(conversion.flagged)
         for position, (name, event, digest) in enumerate(new):
             if position in bad:
-                flagged = Flagged(event.as_uploaded(), bad[position])
-                self.flagged.append((name, flagged))
+                self.misfits.append(Misfit(name, event, bad[position]))
             else:
                 self.digests.append(digest)

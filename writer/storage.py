@@ -130,21 +130,22 @@ class Archive:
         day: int,
         tables: Sequence[Rows],
         digests: Sequence[bytes],
+        known: DigestIndex,
         covers: Sequence[str],
     ) -> None:
         """Append rows and blobs to a day file, all or nothing, durably.
 
-        `digests` identify the events; `covers` names the batches that are
-        stored for good with this, and are removed.
+        `digests` identify the events; none of them is in `known`, which are
+        those in the file: if that holds more by now, it is busy.  `covers` names
+        the batches that are stored for good with this, and are removed.
         """
         path = self.path(station, day)
         group = f'/hisparc/cluster_{cluster.lower()}/station_{station}'
-        index = self.digests(station, day)
         # Not known to be right until the commit has succeeded.
-        del self._digests[path]
+        self._digests.pop(path, None)
         if path.exists():
             with JournaledFile(path, self._finish, self._on_replay) as file:
-                _append(path, file, 'r+', group, tables, digests, len(index))
+                _append(path, file, 'r+', group, tables, digests, len(known))
                 file.commit(covers)
         else:
             _set_orphan_aside(journal_path(path))
@@ -154,8 +155,8 @@ class Archive:
             tmp = durable.place_for_drafts(path, self._tmp)
             durable.put(path, buffer.getvalue(), tmp)
             finish_all(covers, self._finish)
-        index.add(digests)
-        self._remember(path, index)
+        known.add(digests)
+        self._remember(path, known)
 
 
 def _set_orphan_aside(journal: Path) -> None:

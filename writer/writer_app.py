@@ -10,7 +10,9 @@ never be read goes to `rejected/`; what does not fit its columns goes to
 
 import argparse
 import contextlib
+import copy
 import fcntl
+import functools
 import logging
 import os
 import signal
@@ -30,7 +32,7 @@ from datastore.memory import keep_memory
 from datastore.spool import Spool, SpoolFileError
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import upload_id, uploads_in_lines
-from writer.collected import Collected
+from writer.collected import Collected, Misfit
 from writer.digests import digests_of
 from writer.journal import FileBusy, finish_all, replay_journal
 from writer.patience import Patience
@@ -122,8 +124,8 @@ class _Load:
         self.unstored: dict[str, set[_DayKey]] = {}
         self.names: dict[_DayKey, list[str]] = defaultdict(list)
         self.days: dict[_DayKey, Collected | Exception | None] = {}
-        # Clusters share the file of a day.
-        self.seen: dict[int, set[bytes]] = defaultdict(set)
+        # By station and day: clusters share a file.
+        self.seen: dict[tuple[int, int], set[bytes]] = defaultdict(set)
 
 
 class Sweeper:
@@ -217,16 +219,17 @@ class Sweeper:
                 load.days[key] = self._collected(load, key)
             collected = load.days[key]
             if isinstance(collected, Collected):
-                collected.add(name, events, of_day)
+                try:
+                    collected.add(name, events, of_day)
+                except (FileBusy, DamagedFile, OSError) as error:
+                    # A copy, as the traceback would keep the load in memory.
+                    load.days[key] = copy.copy(error)
 
-    def _collected(self, load: _Load, key: _DayKey) -> Collected | Exception | None:
+    def _collected(self, load: _Load, key: _DayKey) -> Collected | None:
         if not self._patience.is_due(key):
             return None
-        try:
-            known = self._archive.digests(key.station, key.day)
-        except (FileBusy, DamagedFile, OSError) as error:
-            return error
-        return Collected(known, load.seen[key.day])
+        known = functools.partial(self._archive.digests, key.station, key.day)
+        return Collected(known, load.seen[key.station, key.day])
 
     def _reject(self, name: str, reason: str) -> None:
         fields = {'upload': upload_id(name)}
@@ -240,42 +243,49 @@ class Sweeper:
 
     def _store(self, load: _Load) -> None:
         """Append what was collected to the day files."""
-        for key, collected in load.days.items():
+        for key in list(load.days):
             self._progress.alive()
             if self._stop.is_set():
                 return
+            collected = load.days.pop(key)  # and forgotten when it is stored
             if collected is None:
                 continue
             names = load.names[key]
             last = [name for name in names if load.unstored[name] == {key}]
+            if isinstance(collected, Exception):
+                self._postpone(key, names, collected)
+                continue
             try:
-                if isinstance(collected, Exception):
-                    raise collected
                 self._append(key, collected, load.received, last)
-            except FileBusy as error:
-                # At each sweep while somebody reads: not all uploads are named.
-                waiting, *_ = uploads_in_lines(names)
-                logger.info(
-                    '%s; %d batches wait for the next sweep',
-                    error,
-                    len(names),
-                    extra={'uploads': waiting},
-                )
-            except (DamagedFile, OSError) as error:
-                pause = self._patience.failed(key)
-                for uploads in uploads_in_lines(names):
-                    logger.error(
-                        'station %d: %d batches stay spooled, next try in %g s: %s',
-                        key.station,
-                        len(names),
-                        pause,
-                        error,
-                        extra={'station': key.station, 'uploads': uploads},
-                    )
+            except (FileBusy, DamagedFile, OSError) as error:
+                self._postpone(key, names, error)
             else:
                 self._patience.succeeded(key)
                 for name in names:
                     load.unstored[name].discard(key)
+
+    def _postpone(self, key: _DayKey, names: list[str], error: Exception) -> None:
+        """Say why the events of these batches for a day wait on."""
+        if isinstance(error, FileBusy):
+            # At each sweep while somebody reads: not all uploads are named.
+            waiting, *_ = uploads_in_lines(names)
+            logger.info(
+                '%s; %d batches wait for the next sweep',
+                error,
+                len(names),
+                extra={'uploads': waiting},
+            )
+            return
+        pause = self._patience.failed(key)
+        for uploads in uploads_in_lines(names):
+            logger.error(
+                'station %d: %d batches stay spooled, next try in %g s: %s',
+                key.station,
+                len(names),
+                pause,
+                error,
+                extra={'station': key.station, 'uploads': uploads},
+            )
 
     def _append(
         self,
@@ -291,9 +301,10 @@ class Sweeper:
         """
         tables = collected.tables()
         self._log_unknown_codes(key.station, collected.unknown_codes)
-        self._set_aside(key, collected.flagged, received)
+        self._set_aside(key, collected.misfits, received)
         if collected.digests:
-            self._archive.append(*key, tables, collected.digests, last)
+            known = collected.known()
+            self._archive.append(*key, tables, collected.digests, known, last)
             self._progress.committed(key.station)
         else:
             finish_all(last, self._spool.remove)
@@ -302,21 +313,23 @@ class Sweeper:
             key,
             batches=collected.names,
             new=collected.new,
-            flagged=[name for name, _ in collected.flagged],
+            flagged=[misfit.name for misfit in collected.misfits],
             finished=last,
         )
         self._log_append(key, collected)
 
     def _set_aside(
-        self,
-        key: _DayKey,
-        flagged: list[tuple[str, Flagged]],
-        received: dict[str, int],
+        self, key: _DayKey, misfits: list[Misfit], received: dict[str, int]
     ) -> None:
-        of_batch: dict[str, list[Flagged]] = defaultdict(list)
-        for name, event in flagged:
-            of_batch[name].append(event)
-        for name, events in of_batch.items():
+        """Keep events that do not fit their columns for a person."""
+        of_batch: dict[str, list[Misfit]] = defaultdict(list)
+        for misfit in misfits:
+            of_batch[misfit.name].append(misfit)
+        for name, of_this in of_batch.items():
+            # One batch at a time: so they take ten times the memory.
+            events = [
+                Flagged(event.as_uploaded(), reasons) for _, event, reasons in of_this
+            ]
             # Before the batch can be removed; again, after a crash, replaces it.
             upload = upload_id(name)
             kept = self._suspicious.put(
@@ -336,7 +349,7 @@ class Sweeper:
             )
 
     def _log_append(self, key: _DayKey, collected: Collected) -> None:
-        stored, suspicious = len(collected.digests), len(collected.flagged)
+        stored, suspicious = len(collected.digests), len(collected.misfits)
         duplicates = len(collected.names) - len(collected.new)
         path = self._archive.path(key.station, key.day)
         fields = {'station': key.station, 'path': str(path)}

@@ -155,6 +155,18 @@ def test_logs_of_processes_that_are_gone_are_removed_after_14_days(logger, confi
     assert gone == {'hisparc-wsgi.7', 'hisparc-wsgi.7.2019-12-08'}
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may list every directory')
+def test_directory_that_cannot_be_listed_stops_no_start(logger, config, log):
+    log.parent.mkdir()
+    log.parent.chmod(0o300)
+    try:
+        open_log(logger, config, 'wsgi.9')
+    finally:
+        log.parent.chmod(0o700)
+
+    assert log.with_name('hisparc-wsgi.9').exists()
+
+
 @pytest.mark.parametrize(
     ('obstruct', 'named'),
     [

@@ -35,7 +35,7 @@ def index_of(events):
 
 def collect(events, size, known=(), seen=None):
     """Collect events in batches of `size`, which are named after their places."""
-    result = Collected(index_of(known), set() if seen is None else seen)
+    result = Collected(lambda: index_of(known), set() if seen is None else seen)
     for start in range(0, len(events), size):
         batch = events[start : start + size]
         result.add(f'batch {start // size}', batch, event_digests(batch))
@@ -101,7 +101,7 @@ def test_what_was_seen_in_another_collection_is_left_out():
 
 
 @pytest.mark.parametrize('at_once', [1, 2, 1000])
-def test_events_that_do_not_fit_are_flagged_with_their_batch(monkeypatch, at_once):
+def test_events_that_do_not_fit_are_told_with_their_batch(monkeypatch, at_once):
     monkeypatch.setattr(collected, '_AT_ONCE', at_once)
     events = [error(1), bad(2), bad(3), error(4), bad(2)]
 
@@ -111,11 +111,27 @@ def test_events_that_do_not_fit_are_flagged_with_their_batch(monkeypatch, at_onc
     assert rows.rows['timestamp'].tolist() == [1, 4]
     assert found.digests == event_digests([error(1), error(4)])
     assert found.new == ['batch 0', 'batch 0', 'batch 1', 'batch 1']
-    assert [name for name, _ in found.flagged] == ['batch 0', 'batch 1']
-    first, second = (flagged for _, flagged in found.flagged)
-    assert first.event == bad(2).as_uploaded()
-    assert second.event == bad(3).as_uploaded()
-    assert first.reasons == ('ERRMSG is a number instead of text',)
+    why = ('ERRMSG is a number instead of text',)
+    assert found.misfits == [('batch 0', bad(2), why), ('batch 1', bad(3), why)]
+
+
+@pytest.mark.parametrize('at_once', [3, 1000])
+def test_file_is_asked_once_and_not_before_there_are_many_events(monkeypatch, at_once):
+    monkeypatch.setattr(collected, '_AT_ONCE', at_once)
+    asked = []
+
+    def known():
+        asked.append(len(found.names))
+        return index_of([])
+
+    found = Collected(known, set())
+    for number in range(8):
+        found.add('batch', [error(number)], event_digests([error(number)]))
+    assert asked == ([3] if at_once == 3 else [])
+
+    assert found.known() is found.known()
+    assert found.tables()[0].rows['timestamp'].tolist() == list(range(8))
+    assert len(asked) == 1
 
 
 def test_nothing_that_fits_leaves_no_tables():

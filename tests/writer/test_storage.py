@@ -60,6 +60,7 @@ class Store:
             day,
             rows_and_blobs(events).tables,
             event_digests(events),
+            self.archive.digests(510, day),
             covers,
         )
 

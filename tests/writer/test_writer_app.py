@@ -3,17 +3,19 @@
 import contextlib
 import errno
 import fcntl
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from base64 import b64encode
 from types import SimpleNamespace
 
 import h5py
 import pytest
-from support import CLUSTER, PROJECT, STATION, Crash, crash, run_writer
+from support import CLUSTER, PROJECT, STATION, Crash, DayFiles, crash, run_writer
 
 from datastore.batch import Batch, encode_batch
 from datastore.event import Event
@@ -251,6 +253,19 @@ def test_batches_that_memory_cannot_hold_together_are_taken_in_turns(
     assert stored(TUESDAY) == [TUESDAY, TUESDAY + 1, TUESDAY + 2]
     assert waiting() == []
     assert len(logged('1 events stored from 1 batches, 0 sent before')) == 6
+
+
+def test_batch_in_a_file_that_is_named_after_another_station(
+    put, sweep, spool, stored, waiting
+):
+    put(errors(MONDAY))
+    batch = Batch(OTHER, CLUSTER, RECEIVED, tuple(errors(MONDAY)))
+    spool.put(STATION, encode_batch(batch))
+
+    sweep()
+
+    assert stored(MONDAY) == stored(MONDAY, OTHER) == [MONDAY]
+    assert waiting() == []
 
 
 def test_empty_spool_changes_nothing(sweep, data_dir):
@@ -645,6 +660,74 @@ def test_full_disk_leaves_the_batches_until_there_is_room(
     assert stored(MONDAY) == [MONDAY, MONDAY + 1]
     assert stored(TUESDAY) == [TUESDAY]
     assert waiting() == []
+
+
+# Who asked for what the file holds before it changed has to wait.
+@pytest.mark.parametrize(('at_once', 'left'), [(1, 3), (500, 1)])
+def test_file_that_another_program_adds_to_meanwhile(
+    put, sweep, waiting, data_dir, day_file, monkeypatch, at_once, left
+):
+    monkeypatch.setattr(collected, '_AT_ONCE', at_once)
+    put(errors(MONDAY))
+    sweep()
+    for number in range(1, 4):
+        put(errors(MONDAY + number), cluster=f'Cluster {number}')
+    append = writer_app.Archive.append
+
+    def append_after_another(*arguments):
+        # Another program stores what the third append of the sweep brings.
+        monkeypatch.setattr(writer_app.Archive, 'append', append)
+        files = DayFiles(data_dir)
+        files.store(STATION, error(MONDAY + 3), cluster='Cluster 3')
+        append(*arguments)
+
+    monkeypatch.setattr(writer_app.Archive, 'append', append_after_another)
+    sweep()
+    assert len(waiting()) == left
+    sweep()
+
+    assert waiting() == []
+    with h5py.File(day_file(MONDAY)) as file:
+        found = [
+            timestamp
+            for cluster in file['hisparc'].values()
+            for timestamp in cluster[f'station_{STATION}/errors']['timestamp']
+        ]
+        assert len(file['ingest/digests']) == 4
+    assert sorted(found) == [MONDAY + number for number in range(4)]
+
+
+@pytest.mark.parametrize('obstacle', ['busy', 'damaged'])
+def test_events_that_have_to_wait_do_not_stay_in_memory(
+    put, sweep, waiting, day_file, monkeypatch, obstacle
+):
+    loads = []
+
+    class Load(writer_app._Load):
+        def __init__(self):
+            super().__init__()
+            loads.append(weakref.ref(self))
+
+    monkeypatch.setattr(writer_app, '_Load', Load)
+    put(errors(MONDAY))
+    sweep()
+    # One day has so many that they become rows while batches are read.
+    put(errors(MONDAY, TUESDAY))
+    put([error(MONDAY, X=number) for number in range(1000)])
+    path = day_file(MONDAY)
+    with contextlib.ExitStack() as stack:
+        if obstacle == 'busy':
+            file = stack.enter_context(open(path, 'rb'))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            path.write_bytes(b'not HDF5')
+        gc.disable()
+        stack.callback(gc.enable)
+        sweep()
+        alive = [load for load in loads if load() is not None]
+
+    assert alive == []
+    assert len(waiting()) == 2
 
 
 @pytest.fixture
