@@ -10,9 +10,9 @@ never be read goes to `rejected/`; what does not fit its columns goes to
 
 import argparse
 import contextlib
-import copy
 import fcntl
 import functools
+import gc
 import logging
 import os
 import signal
@@ -171,9 +171,14 @@ class Sweeper:
             waiting = iter(names)
             while load := self._load(waiting):
                 self._progress.loaded(len(load.received))
-                self._store(load)
+                is_stored = self._store(load)
                 if self._stop.is_set():
                     return
+                if not is_stored:
+                    # Tracebacks, and what h5py makes of them, refer to the load
+                    # and to each other; the collector seldom looks by itself.
+                    load = None
+                    gc.collect()
         self._progress.swept(self._spool.pending)
 
     def _load(self, names: Iterator[str]) -> _Load | None:
@@ -222,8 +227,7 @@ class Sweeper:
                 try:
                     collected.add(name, events, of_day)
                 except (FileBusy, DamagedFile, OSError) as error:
-                    # A copy, as the traceback would keep the load in memory.
-                    load.days[key] = copy.copy(error)
+                    load.days[key] = error
 
     def _collected(self, load: _Load, key: _DayKey) -> Collected | None:
         if not self._patience.is_due(key):
@@ -241,28 +245,30 @@ class Sweeper:
             logger.error('rejected spool file %s: %s', name, reason, extra=fields)
             self._progress.rejected()
 
-    def _store(self, load: _Load) -> None:
-        """Append what was collected to the day files."""
+    def _store(self, load: _Load) -> bool:
+        """Append what was collected to the day files; return whether all is there."""
+        is_stored = True
         for key in list(load.days):
             self._progress.alive()
             if self._stop.is_set():
-                return
+                return False
             collected = load.days.pop(key)  # and forgotten when it is stored
             if collected is None:
                 continue
             names = load.names[key]
             last = [name for name in names if load.unstored[name] == {key}]
-            if isinstance(collected, Exception):
-                self._postpone(key, names, collected)
-                continue
             try:
+                if isinstance(collected, Exception):
+                    raise collected
                 self._append(key, collected, load.received, last)
             except (FileBusy, DamagedFile, OSError) as error:
+                is_stored = False
                 self._postpone(key, names, error)
             else:
                 self._patience.succeeded(key)
                 for name in names:
                     load.unstored[name].discard(key)
+        return is_stored
 
     def _postpone(self, key: _DayKey, names: list[str], error: Exception) -> None:
         """Say why the events of these batches for a day wait on."""

@@ -721,7 +721,7 @@ def test_events_that_have_to_wait_do_not_stay_in_memory(
             fcntl.flock(file, fcntl.LOCK_EX)
         else:
             path.write_bytes(b'not HDF5')
-        gc.disable()
+        gc.disable()  # it may be long until it runs by itself
         stack.callback(gc.enable)
         sweep()
         alive = [load for load in loads if load() is not None]
