@@ -1,8 +1,8 @@
 """Collects the events of many batches for one append to a day file.
 
 Events become rows and blobs some hundreds at a time, while what was decoded is
-still in the processor's caches, and is forgotten: 30,000 events at once took
-twice as long, and three times the memory.
+still in the processor's caches, and are forgotten.  With 30,000 events at once a
+sweep took 5 % longer, and 140 MB instead of 112.
 """
 
 from collections.abc import Callable, Sequence
