@@ -73,7 +73,7 @@ def decode_identified(content: bytes) -> tuple[Batch, list[bytes]]:
 
     That is its type, time, codes and values in MessagePack, as `Packer().pack`
     would pack the `Event`; put together from the bytes that the batch has of
-    them, which takes a third of the time.
+    them, in less than half of the time.
     """
     try:
         station, cluster, received, packed_shapes, packed_events = _unpack(content)

@@ -4,7 +4,6 @@ What is looked at here is who, what and when.  Values that do not fit their
 columns show when events become rows.
 """
 
-from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
 
@@ -51,21 +50,6 @@ def sort_out(
         else:
             good.append(event)
     return good, flagged
-
-
-def are_good(events: Sequence[Event], limits: Limits) -> bool:
-    """Return whether `reasons` has none for any event; takes a fifth of the time."""
-    if not events:
-        return True
-    times = [event.timestamp for event in events]
-    nanoseconds = [event.nanoseconds for event in events]
-    return (
-        limits.earliest <= min(times)
-        and max(times) <= limits.latest
-        and _COLD_START_DAYS.isdisjoint([time // _DAY for time in times])
-        and min(nanoseconds) >= 0
-        and max(nanoseconds) < 10**9
-    )
 
 
 def reasons(event: Event, limits: Limits) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from wsgi.pressure import Pressure
 from wsgi.protocol0 import EventReader
 from wsgi.rcodes import TransactionFailed, UploadError
 from wsgi.stations import Station
-from wsgi.suspicion import are_good, limits, sort_out
+from wsgi.suspicion import limits, reasons, sort_out
 from wsgi.unpickle import decode_object, load_event_list
 from wsgi.upload import read_upload, verified_data
 
@@ -151,7 +151,7 @@ def _decode(endpoint: Endpoint, pickled: bytes) -> tuple[list[Event], list[Flagg
     """Return the good events of an upload, and the flagged ones as they came."""
     events = endpoint.reader.read(pickled)
     within = limits(endpoint.config, time.time())
-    if events is not None and are_good(events, within):
+    if events is not None and not any(reasons(event, within) for event in events):
         return events, []
     return sort_out(load_event_list(pickled), within)
 

@@ -7,14 +7,7 @@ import pytest
 from datastore.config import read_config
 from datastore.event import EPOCH, parse_event
 from datastore.suspicious import Flagged
-from wsgi.suspicion import (
-    COLD_START_DATES,
-    Limits,
-    are_good,
-    limits,
-    reasons,
-    sort_out,
-)
+from wsgi.suspicion import COLD_START_DATES, Limits, limits, reasons, sort_out
 
 EARLIEST = datetime(2016, 1, 1)
 LATEST = datetime(2024, 5, 3, 12)
@@ -31,15 +24,10 @@ ALWAYS = Limits(since_epoch(datetime(1, 1, 1)), since_epoch(datetime(9999, 1, 1)
 
 @pytest.fixture
 def reasons_of(make_event):
-    """Return why an event of this header is suspicious, alone and among others."""
-    good = parse_event(make_event(moment=EARLIEST + timedelta(days=300)))
+    """Return why an event of this header is suspicious."""
 
     def reasons_of(*, limits=LIMITS, **header):
-        event = parse_event(make_event(**header))
-        found = reasons(event, limits)
-        for events in ([event], [good, event, good], [event, good], [good, event]):
-            assert are_good(events, limits) == (not found)
-        return found
+        return reasons(parse_event(make_event(**header)), limits)
 
     return reasons_of
 
@@ -169,10 +157,6 @@ def test_flagged_event_stays_as_it_was_uploaded(make_event, event_type):
     _, (flagged,) = sort_out([uploaded], LIMITS)
 
     assert flagged.event is uploaded
-
-
-def test_no_events_are_good():
-    assert are_good([], LIMITS)
 
 
 def test_nothing_is_sorted_out_of_an_empty_list():
