@@ -116,7 +116,7 @@ class Documents:
             'received': received,
             'upload': upload,
         }
-        # An event a line: `indent` would take ten times as long, and a station
+        # An event a line: `indent` would take four times as long, and a station
         # that has lost the date has all of its events flagged.
         lines = b',\n  '.join(map(_dump, events))
         document = b'%b,\n "events": [\n  %b\n ]\n}' % (

@@ -332,7 +332,7 @@ class Sweeper:
         for misfit in misfits:
             of_batch[misfit.name].append(misfit)
         for name, of_this in of_batch.items():
-            # One batch at a time: so they take ten times the memory.
+            # One batch at a time: as uploaded they take four times the memory.
             events = [
                 Flagged(event.as_uploaded(), reasons) for _, event, reasons in of_this
             ]
