@@ -5,6 +5,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any
 
+from datastore import nagios
 from datastore.commands.options import (
     CommandError,
     add_config,
@@ -13,7 +14,7 @@ from datastore.commands.options import (
     print_table,
     station_number,
 )
-from datastore.config import read_config
+from datastore.config import ConfigError, read_config
 from datastore.wording import duration, size
 from wsgi.stations import read_station_list
 
@@ -40,12 +41,46 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--down', action='store_true', help='only stations that are late or down'
     )
+    parser.add_argument(
+        '--nagios',
+        action='store_true',
+        help=(
+            'print one line, as a plugin of Nagios: exit status 2 where it would '
+            'be 1, or where the disk holds uploads back; 1 if a station is late; '
+            '3 if nothing can be told'
+        ),
+    )
     add_config(parser)
     add_json(parser)
-    parser.set_defaults(run=_status)
+    parser.set_defaults(run=lambda arguments: _status(parser, arguments))
 
 
-def _status(arguments: argparse.Namespace) -> int:
+def _status(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    if arguments.nagios:
+        if arguments.json or arguments.down:
+            parser.error('--nagios goes with neither --json nor --down')
+        return _tell_nagios(arguments)
+    document = _document(arguments)
+    is_well = not document['writer']['reason'] and not document['counts']['down']
+    if arguments.down:
+        document['stations'] = [s for s in document['stations'] if s['state'] != 'up']
+    if arguments.json:
+        print_json(document)
+    else:
+        _print(document)
+    return int(not is_well)
+
+
+def _tell_nagios(arguments: argparse.Namespace) -> int:
+    try:
+        status, line = nagios.verdict(_document(arguments))
+    except (CommandError, ConfigError, OSError) as error:
+        status, line = nagios.UNKNOWN, nagios.line(nagios.UNKNOWN, str(error))
+    print(line)
+    return status
+
+
+def _document(arguments: argparse.Namespace) -> dict[str, Any]:
     # Here, because it imports numpy, and other commands do without.
     from datastore.status import StatusReport
 
@@ -58,7 +93,7 @@ def _status(arguments: argparse.Namespace) -> int:
         clusters = {number: clusters[number] for number in arguments.stations}
 
     try:
-        document = StatusReport(config).document(clusters, time.time())
+        return StatusReport(config).document(clusters, time.time())
     except FileNotFoundError as error:
         raise CommandError(
             f'{error.filename} is not there: is data_dir in {config.path} right, '
@@ -69,14 +104,6 @@ def _status(arguments: argparse.Namespace) -> int:
             f'{error.filename} cannot be read by this user; ask as the one that '
             'the endpoint and the writer run as'
         ) from None
-    is_well = not document['writer']['reason'] and not document['counts']['down']
-    if arguments.down:
-        document['stations'] = [s for s in document['stations'] if s['state'] != 'up']
-    if arguments.json:
-        print_json(document)
-    else:
-        _print(document)
-    return int(not is_well)
 
 
 def _print(document: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime
 import pytest
 from support import CLUSTER, PASSWORD, STATION
 
-from datastore import cli
+from datastore import cli, nagios
 from datastore.event import parse_event
 from datastore.simulation import Simulation
 from datastore.spool import Spool
@@ -234,3 +234,73 @@ def test_directory_that_nothing_has_run_on_is_an_error_of_one_line(
     assert said.count('\n') == 1
     assert str(data_dir) in said
     assert not data_dir.exists()
+
+
+# Nagios.
+
+
+FIGURES = r' \| batches=0 bytes=0B oldest=0s free=[0-9]+B late=([0-9]+) down=([0-9]+)\n'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'code', 'told', 'figures'),
+    [
+        ((STATION,), 0, 'OK - 1 up; the writer is well', ('0', '0')),
+        ((STATION, LATE), 1, 'WARNING - 1 late: 502', ('1', '0')),
+        ((), 2, 'CRITICAL - 2 down: 504, 503; 1 late: 502', ('1', '2')),
+    ],
+    ids=['well', 'late', 'down'],
+)
+def test_line_for_nagios(archive, status, arguments, code, told, figures):
+    found, printed = status('--nagios', *arguments)
+
+    assert found == code
+    match = re.fullmatch(re.escape(f'DATASTORE {told}') + FIGURES, printed)
+    assert match
+    assert match.groups() == figures
+
+
+def test_line_for_nagios_names_some_of_many_stations(make_config, status, tmp_path):
+    configfile = make_config()
+    lines = [f'{number}, {CLUSTER}, {PASSWORD}\n' for number in range(1, 101)]
+    (tmp_path / 'station_list.csv').write_text(''.join(lines))
+    wsgi_app.do_init(configfile)
+    code, printed = status('--nagios', configfile=configfile)
+
+    assert code == 2
+    assert 'writer: ' in printed  # there never was one
+    assert '; 100 down: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 90 more |' in printed
+    assert printed.count('\n') == printed.count('|') == 1
+
+
+def test_disk_that_holds_uploads_back_is_critical(archive, make_config, status):
+    configfile = make_config(General={'min_free_space': '1024 TiB'})
+
+    code, printed = status('--nagios', STATION, configfile=configfile)
+
+    assert code == 2
+    assert re.match(r'DATASTORE CRITICAL - uploads are held back: .* free \| ', printed)
+
+
+@pytest.mark.parametrize('arguments', [(9999,), ()], ids=['station', 'configuration'])
+def test_what_cannot_be_told_is_unknown(archive, status, tmp_path, arguments):
+    options = {} if arguments else {'configfile': tmp_path / 'missing.ini'}
+
+    code, printed = status('--nagios', *arguments, **options)
+
+    assert code == 3
+    assert re.fullmatch(r'DATASTORE UNKNOWN - \S.*\n', printed)
+
+
+@pytest.mark.parametrize('other', ['--json', '--down'])
+def test_line_for_nagios_is_all_that_is_printed(archive, status, other):
+    with pytest.raises(SystemExit) as exit:
+        status('--nagios', other)
+
+    assert exit.value.code == 2
+
+
+def test_bar_in_a_message_starts_no_figures():
+    line = nagios.line(nagios.CRITICAL, 'writer: a|b\nc')
+
+    assert line == 'DATASTORE CRITICAL - writer: a/b c'
