@@ -96,8 +96,11 @@ def decode_object(o: Any) -> Any:
 # one regular expression, so that most of the scan runs in C.  It is possessive:
 # it never has to go back, and the matcher need not remember where it could.
 # Python 3.10 lacks that; there it remembers, and bounded repetition bounds that.
+# Up to 3.11.4 a possessive group ends in the middle of what it tried last, which
+# refused long texts (https://github.com/python/cpython/issues/106052).
 
 _GREEDY = b'+' if sys.version_info >= (3, 11) else b''
+_GREEDY_GROUP = b'+' if sys.version_info >= (3, 11, 5) else b''
 _STEP = 1000  # alternatives that are matched at a time
 _SHORT = 1000  # bytes of text on one line that the regular expression takes
 
@@ -138,7 +141,7 @@ _OPCODES = (
     + rb'|\x80[\x01-\x05]'
 )  # fmt: skip
 _match_opcodes = re.compile(
-    b'(?:%s){0,%d}%s' % (_OPCODES, _STEP, _GREEDY), re.DOTALL
+    b'(?:%s){0,%d}%s' % (_OPCODES, _STEP, _GREEDY_GROUP), re.DOTALL
 ).match
 
 # Opcode -> how many bytes hold the length of its argument.
