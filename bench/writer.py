@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from bench.uploads import CLUSTER, STATION, events_at
-from datastore import durable
+from datastore import durable, layout
 from datastore.batch import Batch, encode_batch
 from datastore.spool import Spool
 from writer.digests import DIGEST_SIZE
@@ -130,7 +130,7 @@ def grow(configfile: Path, size: int) -> None:
 
 def size_of_file(data_dir: Path) -> tuple[int, int]:
     """Return the size of the only day file, and of the rows and blobs in it."""
-    (path,) = data_dir.glob('[0-9]*/[0-9]*/*/station_*.h5')
+    (path,) = data_dir.glob(layout.STATION_FILES)
     content = 0
     with h5py.File(path, 'r') as file:
         for cluster in file['hisparc'].values():
@@ -146,7 +146,7 @@ def size_of_file(data_dir: Path) -> tuple[int, int]:
 def stored(data_dir: Path) -> int:
     """Return how many events the archive holds, by its digests."""
     total = 0
-    for path in data_dir.glob('[0-9]*/[0-9]*/*/station_*.h5'):
+    for path in data_dir.glob(layout.STATION_FILES):
         with h5py.File(path, 'r') as file:
             total += len(file['ingest/digests'])
     return total

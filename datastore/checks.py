@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from datastore import layout
 from datastore.config import Config
 from datastore.durable import check_writable
 from datastore.heartbeat import writer_status
@@ -124,7 +125,7 @@ def check_directories(config: Config) -> Iterator[Finding]:
     device = data_dir.stat().st_dev
     for directory in [data_dir, *(data_dir / name for name in _DIRECTORIES)]:
         yield _check_directory(directory, device)
-    days = [path for path in data_dir.glob('[0-9]*/[0-9]*/*_*_*') if path.is_dir()]
+    days = [path for path in data_dir.glob(layout.DAYS) if path.is_dir()]
     if days:  # the one that was written to last, to stand for all
         directory = min(days, key=_age)
         yield _check_directory(directory, device)
@@ -349,7 +350,7 @@ def check_leftovers(config: Config) -> Iterator[Finding]:
     data_dir = config.data_dir
     if not data_dir.is_dir():
         return
-    journals = list(data_dir.glob('[0-9]*/[0-9]*/*_*_*/station_*.h5.journal'))
+    journals = list(data_dir.glob(layout.JOURNALS))
     old = [path for path in journals if _age(path) > DEBRIS_AGE]
     if old:
         yield Finding(
@@ -358,7 +359,7 @@ def check_leftovers(config: Config) -> Iterator[Finding]:
             f'{len(old)} were left by a crash, such as {old[0]}',
             'the writer replays them when it starts; its log says what hinders it',
         )
-    orphans = list(data_dir.glob('[0-9]*/[0-9]*/*_*_*/*.orphan'))
+    orphans = list(data_dir.glob(layout.ORPHANS))
     if orphans:
         yield Finding(
             WARNING,

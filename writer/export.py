@@ -17,8 +17,9 @@ import h5py
 import numpy as np
 
 from datastore.event import EPOCH
+from datastore.layout import station_file
 from datastore.upload_codes import Column, Table
-from writer.reading import Reading, day_directory
+from writer.reading import Reading
 from writer.storage import DamagedFile, as_damage
 
 _ROWS_AT_ONCE = 2**16  # 6 MB of events
@@ -98,7 +99,7 @@ class Selection:
                     return
                 day = date(later[0], 1, 1)
                 continue
-            path = day_directory(self._data_dir, day) / f'station_{self._station}.h5'
+            path = station_file(self._data_dir, day, self._station)
             if path.exists():
                 yield path
             day += timedelta(days=1)

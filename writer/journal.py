@@ -113,11 +113,7 @@ class JournaledFile(io.RawIOBase):
             raise
 
     def _lock(self, operation: int) -> None:
-        # HDF5 takes this very lock: shared to read, exclusive to write.
-        try:
-            fcntl.flock(self._descriptor, operation | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FileBusy(f'{self._path} is in use') from error
+        try_lock(self._descriptor, self._path, operation)
 
     def close(self) -> None:
         """Unlock the file; changes that were not committed are gone."""
@@ -262,6 +258,17 @@ class JournaledFile(io.RawIOBase):
         present = self._found.st_size
         if size > present:
             os.posix_fallocate(self._descriptor, present, size - present)
+
+
+def try_lock(descriptor: int, path: Path, operation: int) -> None:
+    """Lock a file at once; raises FileBusy if another program has.
+
+    HDF5 takes this very lock: shared to read, exclusive to write.
+    """
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FileBusy(f'{path} is in use') from error
 
 
 def replay_journal(

@@ -37,10 +37,10 @@ import h5py
 import numpy as np
 from h5py import h5o
 
-from datastore import durable
+from datastore import durable, layout
 from datastore.upload_codes import TABLES, Column, Table
-from writer.journal import FileBusy, journal_path
-from writer.reading import Reading, day_directory, try_lock
+from writer.journal import FileBusy, journal_path, try_lock
+from writer.reading import Reading
 from writer.storage import (
     DamagedFile,
     append_table,
@@ -151,17 +151,17 @@ class Merger:
     def days(self) -> list[date]:
         """Return the days that the archive has a directory for, in order."""
         found = []
-        for path in self._data_dir.glob('[0-9]*/[0-9]*/*_*_*'):
+        for path in self._data_dir.glob(layout.DAYS):
             if match := _DAY_NAME.fullmatch(path.name):
                 with contextlib.suppress(ValueError):  # 2026_2_30
                     day = date(*map(int, match.groups()))
-                    if day_directory(self._data_dir, day) == path:
+                    if layout.day_directory(self._data_dir, day) == path:
                         found.append(day)
         return sorted(found)
 
     def path(self, day: date) -> Path:
         """Return where the merged file of a day is."""
-        directory = day_directory(self._data_dir, day)
+        directory = layout.day_directory(self._data_dir, day)
         return directory.with_name(f'{directory.name}.h5')
 
     def merge(
@@ -179,7 +179,7 @@ class Merger:
         """
         started = self._clock()
         target = self.path(day)
-        files = _station_files(day_directory(self._data_dir, day))
+        files = _station_files(layout.day_directory(self._data_dir, day))
         if not files:
             return Merged(day, target, 0, 0, 0, False, 0.0, [])
         with self._only_merge(), self._previous(target, replace) as previous:

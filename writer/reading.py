@@ -11,13 +11,12 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 
-from writer.journal import FileBusy, journal_path, replay_journal
+from writer.journal import FileBusy, journal_path, replay_journal, try_lock
 from writer.storage import as_damage
 
 _SHORTEST, _LONGEST = 0.01, 0.25  # s; a commit takes milliseconds
@@ -28,12 +27,6 @@ class OpenFile(NamedTuple):
 
     h5: h5py.File
     status: os.stat_result
-
-
-def day_directory(data_dir: Path, day: date) -> Path:
-    """Return where the station files of a day are; names have no zero padding."""
-    name = f'{day.year}_{day.month}_{day.day}'
-    return data_dir / str(day.year) / str(day.month) / name
 
 
 class Reading:
@@ -112,11 +105,3 @@ class Reading:
                 f'{journal} was left over by a crash, and only the user of the '
                 'writer can replay it: datastore verify'
             ) from error
-
-
-def try_lock(descriptor: int, path: Path, operation: int) -> None:
-    """Lock a file at once; raises FileBusy if another program has."""
-    try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise FileBusy(f'{path} is in use') from error

@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 
-from datastore import durable
+from datastore import durable, layout
 from datastore.event import EPOCH
 from datastore.upload_codes import Column, Table
 from writer.digests import DIGEST_SIZE, DigestIndex
@@ -86,21 +86,14 @@ class Archive:
     def path(self, station: int, day: int) -> Path:
         """Return where a station's events of a day are.
 
-        `day` counts from 1970-01-01; as historic file names have no zero
-        padding, neither have these.
+        `day` counts from 1970-01-01.
         """
         date = EPOCH + timedelta(days=day)
-        return (
-            self._data_dir
-            / str(date.year)
-            / str(date.month)
-            / f'{date.year}_{date.month}_{date.day}'
-            / f'station_{station}.h5'
-        )
+        return layout.station_file(self._data_dir, date, station)
 
     def journals(self) -> list[Path]:
         """Return the journals that a crash left beside day files."""
-        return sorted(self._data_dir.glob('[0-9]*/[0-9]*/*_*_*/station_*.h5.journal'))
+        return sorted(self._data_dir.glob(layout.JOURNALS))
 
     def digests(self, station: int, day: int) -> DigestIndex:
         """Return which events the day file holds already."""

@@ -4,9 +4,11 @@ import argparse
 import re
 import sys
 from datetime import date
+from pathlib import Path
 
 from tqdm import tqdm
 
+from datastore import layout
 from datastore.commands.options import add_config, add_json, print_json
 from datastore.config import read_config
 from datastore.spool import Spool
@@ -65,11 +67,11 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
 def _pattern(parser: argparse.ArgumentParser, which: str | None) -> str:
     """Return the glob of the day files that are meant."""
     if which is None:
-        return '[0-9]*/[0-9]*/*_*_*/station_*.h5'
+        return layout.STATION_FILES
     if re.fullmatch('[0-9]{1,10}', which):
-        return f'[0-9]*/[0-9]*/*_*_*/station_{int(which)}.h5'
+        return f'{layout.DAYS}/station_{int(which)}.h5'
     try:
         day = date.fromisoformat(which)
     except ValueError:
         parser.error(f'{which} is neither a date such as 2026-11-21 nor a station')
-    return f'{day.year}/{day.month}/{day.year}_{day.month}_{day.day}/station_*.h5'
+    return f'{layout.day_directory(Path(), day)}/station_*.h5'
