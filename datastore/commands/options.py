@@ -11,6 +11,8 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from datastore.config import Config
+
 DEFAULT_CONFIG = '/etc/datastore/config.ini'
 
 
@@ -126,9 +128,39 @@ def check_owner(directory: Path) -> None:
     )
 
 
+def check_data_dir(config: Config) -> None:
+    """Raise CommandError if there is no `data_dir` to look into."""
+    if not config.data_dir.is_dir():
+        raise CommandError(
+            f'{config.path}: data_dir in [General]: {config.data_dir} is no directory'
+        )
+
+
+def add_station_and_days(
+    parser: argparse.ArgumentParser, only: str, first: str, last: str
+) -> argparse._ArgumentGroup:
+    """Add --station, --from and --until, explained so; return their group."""
+    filters = parser.add_argument_group('filters', only)
+    filters.add_argument(
+        '--station',
+        type=station_number,
+        action='append',
+        metavar='N',
+        help='of this station; may be repeated',
+    )
+    filters.add_argument('--from', dest='first', type=day, metavar='DATE', help=first)
+    filters.add_argument('--until', dest='last', type=day, metavar='DATE', help=last)
+    return filters
+
+
 def utc(seconds: float) -> str:
     """Return a moment, in s since the epoch, as people read it, in UTC."""
     return f'{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S}'
+
+
+def iso(seconds: float) -> str:
+    """Return a moment, in s since the epoch, as programs read it: ISO 8601, UTC."""
+    return utc(seconds).replace(' ', 'T') + 'Z'
 
 
 def printable(text: str) -> str:

@@ -10,13 +10,14 @@ from datastore.commands.options import (
     CommandError,
     add_config,
     add_json,
+    add_station_and_days,
+    check_data_dir,
     check_owner,
-    day,
+    iso,
     pick,
     print_json,
     print_table,
     printable,
-    station_number,
     utc,
 )
 from datastore.config import read_config
@@ -78,27 +79,11 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    filters = parser.add_argument_group('filters', 'Only files whose name tells so.')
-    filters.add_argument(
-        '--station',
-        type=station_number,
-        action='append',
-        metavar='N',
-        help='of this station; may be repeated',
-    )
-    filters.add_argument(
-        '--from',
-        dest='first',
-        type=day,
-        metavar='DATE',
-        help='that arrived on this day or later, in UTC',
-    )
-    filters.add_argument(
-        '--until',
-        dest='last',
-        type=day,
-        metavar='DATE',
-        help='that arrived on this day or earlier, in UTC',
+    add_station_and_days(
+        parser,
+        'Only files whose name tells so.',
+        'that arrived on this day or later, in UTC',
+        'that arrived on this day or earlier, in UTC',
     )
 
 
@@ -117,10 +102,7 @@ def _is_meant(file: Rejected, arguments: argparse.Namespace) -> bool:
 
 def _spool(arguments: argparse.Namespace, writes: bool = False) -> Spool:
     config = read_config(arguments.config)
-    if not config.data_dir.is_dir():
-        raise CommandError(
-            f'{config.path}: data_dir in [General]: {config.data_dir} is no directory'
-        )
+    check_data_dir(config)
     if not (config.data_dir / 'rejected').is_dir():
         raise CommandError(f'nothing was ever spooled in {config.data_dir}')
     if writes:
@@ -144,8 +126,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(file: Rejected) -> dict[str, Any]:
-    rejected = utc(file.rejected).replace(' ', 'T') + 'Z'
-    return file._asdict() | {'rejected': rejected}
+    return file._asdict() | {'rejected': iso(file.rejected)}
 
 
 def _first_line(error: str) -> str:

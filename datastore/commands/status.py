@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from datetime import datetime, timezone
 from typing import Any
 
 from datastore import nagios
@@ -13,6 +12,7 @@ from datastore.commands.options import (
     print_json,
     print_table,
     station_number,
+    utc,
 )
 from datastore.config import ConfigError, read_config
 from datastore.wording import duration, size
@@ -166,7 +166,7 @@ def _row(station: dict[str, Any], now: int) -> tuple[object, ...]:
         station['cluster'],
         station['state'],
         _ago(station['last_upload'], now),
-        _moment(station['last_event']),
+        None if station['last_event'] is None else utc(station['last_event']),
         station['uploads'],
         station['suspicious'],
         station['duplicates'],
@@ -184,9 +184,3 @@ def _refusals(refusals: dict[str, dict[str, int]], now: int) -> str:
 
 def _ago(moment: float | None, now: float) -> str:
     return 'never' if moment is None else f'{duration(max(0, now - moment))} ago'
-
-
-def _moment(seconds: int | None) -> str | None:
-    if seconds is None:
-        return None
-    return f'{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S}'

@@ -13,14 +13,15 @@ from datastore.commands.options import (
     CommandError,
     add_config,
     add_json,
+    add_station_and_days,
+    check_data_dir,
     check_owner,
-    day,
+    iso,
     moment,
     pick,
     print_json,
     print_table,
     printable,
-    station_number,
     utc,
     whole_number,
 )
@@ -176,23 +177,11 @@ def _add_restore(actions: argparse._SubParsersAction) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    filters = parser.add_argument_group('filters', 'Only events that pass them all.')
-    filters.add_argument(
-        '--station',
-        type=station_number,
-        action='append',
-        metavar='N',
-        help='of this station; may be repeated',
-    )
-    filters.add_argument(
-        '--from',
-        dest='first',
-        type=day,
-        metavar='DATE',
-        help="of this day and later, by the event's own date",
-    )
-    filters.add_argument(
-        '--until', dest='last', type=day, metavar='DATE', help='of this day and earlier'
+    filters = add_station_and_days(
+        parser,
+        'Only events that pass them all.',
+        "of this day and later, by the event's own date",
+        'of this day and earlier',
     )
     filters.add_argument(
         '--received-since',
@@ -272,7 +261,7 @@ def _summary_as_json(summary: Summary) -> dict[str, Any]:
         'id': id_of(summary.name),
         'station': summary.station,
         'cluster': summary.cluster,
-        'received': _received(summary.received),
+        'received': iso(summary.received // 10**9),
         'events': summary.meant,
         'events_in_file': summary.events,
         'first': summary.first and summary.first.isoformat(),
@@ -301,11 +290,6 @@ def _days(first: date | None, last: date | None) -> str | None:
     if first == last:
         return first.isoformat() if first else None
     return f'{first} to {last}'
-
-
-def _received(nanoseconds: int) -> str:
-    """Return a moment of arrival in ISO 8601, to the second."""
-    return utc(nanoseconds // 10**9).replace(' ', 'T') + 'Z'
 
 
 def _list_decisions(
@@ -373,7 +357,7 @@ def _show(arguments: argparse.Namespace) -> int:
                 'id': id_of(name),
                 'station': document.station,
                 'cluster': document.cluster,
-                'received': _received(document.received),
+                'received': iso(document.received // 10**9),
                 'events': events,
             }
         )
@@ -439,7 +423,7 @@ def _decide(
     if not (arguments.ids or arguments.all or selection != ALL):
         parser.error('name an ID, or give a filter, or --all')
     config = read_config(arguments.config)
-    _check_data_dir(config)
+    check_data_dir(config)
     check_owner(config.data_dir)
     asked = bool(arguments.ids or arguments.yes or arguments.pretend)
     arguments.pretend = arguments.pretend or not asked
@@ -569,18 +553,11 @@ def _directory(review: Review, arguments: argparse.Namespace) -> Documents:
 
 def _documents(config: Config, discarded: bool) -> Documents:
     """Return the documents to read, without making a directory."""
-    _check_data_dir(config)
+    check_data_dir(config)
     directory = config.data_dir / 'suspicious'
     if discarded:
         directory /= 'discarded'
     return Documents(directory, config.data_dir / 'tmp')
-
-
-def _check_data_dir(config: Config) -> None:
-    if not config.data_dir.is_dir():
-        raise CommandError(
-            f'{config.path}: data_dir in [General]: {config.data_dir} is no directory'
-        )
 
 
 def _named(ids: list[str], documents: Documents, discarded: bool) -> list[str]:

@@ -296,15 +296,20 @@ def test_error_leaves_no_half_of_a_file(run, files, two_showers, tmp_path):
     assert set(os.listdir(tmp_path)) == before
 
 
-def test_who_has_read_enough_hears_nothing(configfile, two_showers):
+def start_export(configfile):
+    """Export Monday to a pipe, in a process of its own."""
     program = 'import sys; from datastore.cli import main; sys.exit(main())'
     arguments = ['export', str(STATION), '2020-02-03', '2020-02-04', '--config']
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, '-c', program, *arguments, str(configfile)],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def test_who_has_read_enough_hears_nothing(configfile, two_showers):
+    process = start_export(configfile)
     process.stdout.close()
     with process:
         assert process.stderr.read() == b''
@@ -314,14 +319,7 @@ def test_who_has_read_enough_hears_nothing(configfile, two_showers):
 def test_ctrl_c_is_status_130_and_a_line(configfile, files):
     # More than a pipe holds, so that it is still at it when the signal comes.
     files.store(STATION, *[shower(MONDAY, n) for n in range(5000)])
-    program = 'import sys; from datastore.cli import main; sys.exit(main())'
-    arguments = ['export', str(STATION), '2020-02-03', '2020-02-04', '--config']
-    process = subprocess.Popen(
-        [sys.executable, '-c', program, *arguments, str(configfile)],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = start_export(configfile)
     with process:
         process.stdout.read(1)
         process.send_signal(signal.SIGINT)
