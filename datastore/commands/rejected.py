@@ -79,16 +79,21 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    add_station_and_days(
+    filters = add_station_and_days(
         parser,
-        'Only files whose name tells so.',
+        'Only files that pass them all; station and day are those in the name.',
         'that arrived on this day or later, in UTC',
         'that arrived on this day or earlier, in UTC',
+    )
+    filters.add_argument(
+        '--reason', metavar='TEXT', help='with an error that holds this text'
     )
 
 
 def _is_meant(file: Rejected, arguments: argparse.Namespace) -> bool:
     if arguments.station and file.station not in arguments.station:
+        return False
+    if arguments.reason and arguments.reason.casefold() not in file.error.casefold():
         return False
     if not arguments.first and not arguments.last:
         return True
@@ -205,7 +210,9 @@ def _salvage(content: bytes) -> str:
 
 
 def _retry(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    has_filter = bool(arguments.station or arguments.first or arguments.last)
+    has_filter = bool(
+        arguments.station or arguments.first or arguments.last or arguments.reason
+    )
     if arguments.all and arguments.names:
         parser.error('name files or give --all, not both')
     if not (arguments.names or arguments.all or has_filter):

@@ -234,6 +234,32 @@ def test_filters_go_by_the_name(spool, incoming, run_json, filters, found):
     assert (status, len(tried)) == (int(found > 0), found)
 
 
+@pytest.mark.parametrize(
+    ('filters', 'found'),
+    [
+        (['--reason', 'HOLDS 10 bytes'], ['torn', 'torn too']),
+        (['--reason', 'empty'], ['empty']),
+        (['--reason', 'of another kind'], []),
+        (['--reason', 'bytes', '--station', '510'], []),  # no name tells
+    ],
+    ids=str,
+)
+def test_files_are_chosen_by_their_errors(spool, incoming, run_json, filters, found):
+    for name, error in (
+        ('torn', 'holds 10 bytes instead of 20'),
+        ('torn too', 'holds 10 bytes instead of 30'),
+        ('empty', 'it is empty'),
+    ):
+        (incoming / name).write_bytes(b'')
+        spool.reject(name, error)
+
+    _, listed = run_json('list', *filters)
+    _, tried = run_json('retry', *filters, '--dry-run')
+
+    assert sorted(file['name'] for file in listed) == found
+    assert sorted(file['name'] for file in tried) == found
+
+
 def test_dry_run_moves_nothing(reject, run, rejected, incoming):
     name, content = reject(torn)
     (rejected / name).write_bytes(content)
