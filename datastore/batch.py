@@ -7,12 +7,14 @@ sequence of codes once.  An event's time and values are packed by themselves:
 these bytes, behind its type and codes, are what identifies an event.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgpack
 
 from datastore.event import Event
+from datastore.series import Series, count_events, in_series
 from datastore.upload_codes import EVENT_TYPES
 
 
@@ -41,22 +43,25 @@ UNICODE_ERRORS = 'surrogatepass'
 
 def encode_batch(batch: Batch) -> bytes:
     """Return the batch as bytes."""
-    pack = msgpack.Packer(unicode_errors=UNICODE_ERRORS).pack
-    shapes: dict[tuple[str, tuple[str, ...]], int] = {}
-    events = []
-    for event in batch.events:
-        shape = shapes.setdefault((event.event_type, event.codes), len(shapes))
-        moment = (event.timestamp, event.microseconds, event.nanoseconds)
-        events.append((shape, pack(moment + event.values)))
-    return pack(
-        (
-            batch.station,
-            batch.cluster,
-            batch.received,
-            [(event_type, *codes) for event_type, codes in shapes],
-            events,
-        )
+    return encode_series(
+        batch.station, batch.cluster, batch.received, in_series(batch.events)
     )
+
+
+def encode_series(
+    station: int, cluster: str, received: int, series: Sequence[Series]
+) -> bytes:
+    """Return the batch of these events as bytes, as `encode_batch` would.
+
+    They are in the order in which they begin.
+    """
+    pack = msgpack.Packer(unicode_errors=UNICODE_ERRORS).pack
+    events: list[tuple[int, bytes] | None] = [None] * count_events(series)
+    for shape, one in enumerate(series):
+        for place, packed in zip(one.places, map(pack, one.rows()), strict=True):
+            events[place] = shape, packed
+    shapes = [(one.event_type, *one.codes) for one in series]
+    return pack((station, cluster, received, shapes, events))
 
 
 def decode_batch(content: bytes) -> Batch:

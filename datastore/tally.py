@@ -13,15 +13,13 @@ import math
 import time
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datastore.counts_file import CountsFile, Layout, read_counts
-from datastore.event import Event
 from datastore.heartbeat import status_directory
+from datastore.series import Series
 from datastore.upload_codes import EVENT_TYPES
 
 NOBODY = 0  # no station's number: whoever is not listed, or could not be told
@@ -100,9 +98,6 @@ _DAY = 86400  # s
 
 Counts = dict[str, int]  # of one station, by field
 
-_type_of = attrgetter('event_type')
-_time_of = attrgetter('timestamp')
-
 
 def _never_failing(count: Callable[..., None]) -> Callable[..., None]:
     """Log, once, that a count cannot be kept, instead of raising."""
@@ -138,13 +133,13 @@ class Tally:
         self,
         station: int,
         size: int,
-        events: Sequence[Event],
+        good: Sequence[Series],
         suspicious: int,
         seconds: float,
     ) -> None:
         """Count an upload of `size` bytes that was answered 100 after `seconds`.
 
-        `events` are its good ones, `suspicious` counts the others.
+        `good` are its good events, `suspicious` counts the others.
         """
         now = int(self._clock())
         with self._file.changing(station) as record:
@@ -156,12 +151,12 @@ class Tally:
             record[_AT['bytes']] += size
             record[_AT['last_upload']] = now
             record[_AT['suspicious_endpoint']] += suspicious
-            if events:
-                latest = max(map(_time_of, events))
+            for series in good:
+                latest = max(series.timestamps)
                 record[_AT['last_event']] = max(record[_AT['last_event']], latest)
-            for event_type, count in Counter(map(_type_of, events)).items():
-                record[_AT[f'events_{event_type}']] += count
-                record[_AT[f'events_{event_type}_today']] += count
+                count = len(series.places)
+                record[_AT[f'events_{series.event_type}']] += count
+                record[_AT[f'events_{series.event_type}_today']] += count
             _observe(record, UPLOAD_DURATIONS, seconds)
 
     @_never_failing

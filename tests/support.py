@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,18 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def events_of(series: Iterable[Any]) -> list[Any]:
+    """Return the events of these series, in the order in which they came."""
+    from datastore.event import Event
+
+    events = {
+        place: Event(one.event_type, *row[:3], one.codes, row[3:])
+        for one in series
+        for place, row in zip(one.places, one.rows(), strict=True)
+    }
+    return [events[place] for place in range(len(events))]
 
 
 def event_digests(events: Sequence[Any]) -> list[bytes]:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from datastore.config import Config
-from datastore.event import Event
+from datastore.series import Series, count_events
 from datastore.suspicious import Flagged
 from datastore.tally import Tally
 from datastore.upload_id import new_upload_id
@@ -65,12 +65,12 @@ class Outcomes:
         self,
         receipt: Receipt,
         size: int,
-        good: Sequence[Event],
+        good: Sequence[Series],
         flagged: Sequence[Flagged],
     ) -> int:
         """Note an upload of `size` bytes that is on disk; return its code."""
         fields = receipt.fields(rcodes.OK)
-        fields |= {'bytes': size, 'events': len(good) + len(flagged)}
+        fields |= {'bytes': size, 'events': count_events(good) + len(flagged)}
         for what, repeats in self._repetition.succeeded(receipt.sender):
             self._logger.info(
                 '%s: %s %s, then this one was taken',

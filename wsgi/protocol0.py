@@ -24,11 +24,12 @@ import math
 import re
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
 
-from datastore.event import EPOCH, Event
+from datastore.event import EPOCH
+from datastore.series import Series
 from datastore.upload_codes import EVENT_TYPES
 
 # Beyond this the bounds of `wsgi.unpickle` decide; 100 events have 140 kB.
@@ -69,7 +70,10 @@ _HEADER_VALUES = {
 }
 _STATE = struct.Struct('>HBBBBBBH')  # of a datetime
 
-_Converter = Callable[[str], int | float | str | None]
+# Of a column.
+_Converter = Callable[[Sequence[str]], Sequence[int | float | str | None]]
+# Where the events of a shape stood, and the groups of each of them.
+_Found = tuple[list[int], list[tuple[str, ...]]]
 
 _match_list = re.compile(_LIST).match
 
@@ -78,7 +82,8 @@ class _UnusualError(Exception):
     """Not what stations send; `wsgi.unpickle` is to say what it is."""
 
 
-class _Shape(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Shape:
     """What the events look like that have these upload codes.
 
     `groups` are the numbers, in `match`, of the groups with a value for each
@@ -100,7 +105,7 @@ class EventReader:
         # The one used last in front.  Replaced as a whole: threads share it.
         self._shapes: tuple[_Shape, ...] = ()
 
-    def read(self, pickled: bytes) -> list[Event] | None:
+    def read(self, pickled: bytes) -> list[Series] | None:
         """Return the events that a Python 2 station pickled.
 
         None if these bytes are anything but well-formed events of the usual
@@ -109,44 +114,36 @@ class EventReader:
         if not pickled.startswith(b'(l') or len(pickled) > _MAX_SIZE:
             return None
         try:
-            return self._events(pickled.decode('latin-1'))
+            return self._series(pickled.decode('latin-1'))
         except (_UnusualError, ValueError, struct.error):
             return None
 
-    def _events(self, text: str) -> list[Event]:
+    def _series(self, text: str) -> list[Series]:
         start = _match_list(text)
         if start is None:
             raise _UnusualError
         position, end = start.end(), len(text) - 1
-        learned = 0
-        datetime_number = None
-        events = []
+        learned = place = 0
+        shape: _Shape | None = None
+        found: dict[_Shape, _Found] = {}
         while position < end:
-            found = self._known(text, position)
-            if found is None:
-                learned += 1
-                if learned > _MAX_LEARNED:
-                    raise _UnusualError
-                found = self._learned(text, position)
-            shape, match = found
-            *values, defines, uses, state, nanoseconds = match.group(*shape.groups)
-            if defines is not None:
-                datetime_number = defines
-            elif uses != datetime_number:
-                raise _UnusualError
-            events.append(
-                Event(
-                    shape.event_type,
-                    *_timestamp(state),
-                    int(nanoseconds),
-                    shape.codes,
-                    tuple([c(value) for c, value in zip(shape.converters, values)]),
-                )
-            )
+            # Most events are like the one before.
+            if shape is None or (match := shape.match(text, position)) is None:
+                known = self._known(text, position)
+                if known is None:
+                    learned += 1
+                    if learned > _MAX_LEARNED:
+                        raise _UnusualError
+                    known = self._learned(text, position)
+                shape, match = known
+                places, rows = found.setdefault(shape, ([], []))
+            places.append(place)
+            rows.append(match.group(*shape.groups))
             position = match.end()
+            place += 1
         if text[position:] != '.':
             raise _UnusualError
-        return events
+        return _converted(found)
 
     def _known(self, text: str, position: int) -> tuple[_Shape, re.Match[str]] | None:
         for place, shape in enumerate(self._shapes):
@@ -167,35 +164,74 @@ class EventReader:
         return shape, match
 
 
-def _timestamp(quoted: str) -> tuple[int, int]:
-    """Return the s since the epoch, and the microseconds, of a datetime's state."""
-    if quoted[0] not in '\'"' or quoted[-1] != quoted[0]:
+def _converted(found: dict[_Shape, _Found]) -> list[Series]:
+    """Return the events whose groups these are.
+
+    Raises _UnusualError unless the first one gives datetime.datetime the number
+    that all others have it by.
+    """
+    series = []
+    numbers: set[str | None] = {None}
+    for shape, (places, rows) in found.items():
+        *columns, defines, uses, states, nanoseconds = zip(*rows, strict=True)
+        if places[0] == 0 and defines[0] is None:
+            raise _UnusualError
+        numbers.update(defines, uses)
+        timestamps, microseconds = _moments(states)
+        series.append(
+            Series(
+                shape.event_type,
+                shape.codes,
+                places,
+                timestamps,
+                microseconds,
+                list(map(int, nanoseconds)),
+                [
+                    convert(column)
+                    for convert, column in zip(shape.converters, columns, strict=True)
+                ],
+            )
+        )
+    if len(numbers) > 2:
         raise _UnusualError
-    state, _ = codecs.escape_decode(quoted[1:-1].encode('ascii'))
-    year, month, day, hour, minute, second, high, low = _STATE.unpack(state)
-    since = datetime(year, month, day, hour, minute, second, high << 16 | low) - EPOCH
-    return since.days * 86400 + since.seconds, since.microseconds
+    return series
 
 
-def _text(value: str) -> str:
-    if '\\' in value or '\n' in value:
+def _moments(states: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the s since the epoch, and the microseconds, of datetimes' states."""
+    timestamps, microseconds = [], []
+    for quoted in states:
+        if quoted[0] not in '\'"' or quoted[-1] != quoted[0]:
+            raise _UnusualError
+        state, _ = codecs.escape_decode(quoted[1:-1].encode('ascii'))
+        year, month, day, hour, minute, second, high, low = _STATE.unpack(state)
+        microsecond = high << 16 | low
+        since = datetime(year, month, day, hour, minute, second, microsecond) - EPOCH
+        timestamps.append(since.days * 86400 + since.seconds)
+        microseconds.append(microsecond)
+    return timestamps, microseconds
+
+
+def _texts(column: Sequence[str]) -> Sequence[str]:
+    together = ''.join(column)
+    if '\\' in together or '\n' in together:
         raise _UnusualError  # an escape, or not one line
-    return value
+    return column
 
 
-def _finite(value: str) -> float:
-    number = float(value)
-    if not math.isfinite(number):
+def _finite(column: Sequence[str]) -> Sequence[float]:
+    numbers = list(map(float, column))
+    if not all(map(math.isfinite, numbers)):
         raise _UnusualError  # or a number that is beyond any float
-    return number
+    return numbers
 
 
 _CONVERTERS: dict[str, _Converter] = {
-    'N': lambda _: None,
-    'I0': lambda digit: digit == '1',
-    'I': int,
+    'N': lambda column: [None] * len(column),
+    'I0': lambda column: [digit == '1' for digit in column],
+    'I': lambda column: list(map(int, column)),
     'F': _finite,
-    'S': _text,
+    'S': _texts,
 }
 
 # What to learn from, told roughly: the shape that comes of it is the judge.

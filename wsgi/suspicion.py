@@ -5,10 +5,12 @@ columns show when events become rows.
 """
 
 from datetime import date, timedelta
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from datastore.config import Config
 from datastore.event import EPOCH, Event, InvalidEvent, parse_event
+from datastore.series import Series
 from datastore.suspicious import Flagged
 
 _DAY = 86400  # s
@@ -45,17 +47,22 @@ def sort_out(
         except InvalidEvent as error:
             flagged.append(Flagged(uploaded, (str(error),)))
             continue
-        if found := reasons(event, limits):
+        if found := reasons(event.timestamp, event.nanoseconds, limits):
             flagged.append(Flagged(uploaded, found))
         else:
             good.append(event)
     return good, flagged
 
 
-def reasons(event: Event, limits: Limits) -> tuple[str, ...]:
-    """Return why a well-formed event is suspicious; empty if it is not."""
+def are_good(series: Series, limits: Limits) -> bool:
+    """Return whether none of these well-formed events is suspicious."""
+    found = map(reasons, series.timestamps, series.nanoseconds, repeat(limits))
+    return not any(found)
+
+
+def reasons(timestamp: int, nanoseconds: int, limits: Limits) -> tuple[str, ...]:
+    """Return why a well-formed event of this time is suspicious; empty if not."""
     found = []
-    timestamp = event.timestamp
     if not limits.earliest <= timestamp <= limits.latest:
         moment = EPOCH + timedelta(seconds=timestamp)
         if timestamp < limits.earliest:
@@ -66,6 +73,6 @@ def reasons(event: Event, limits: Limits) -> tuple[str, ...]:
     if timestamp // _DAY in _COLD_START_DAYS:
         day = EPOCH.date() + timedelta(seconds=timestamp)
         found.append(f'{day} is a date of GPS receivers that do not know the date')
-    if not 0 <= event.nanoseconds < 10**9:
-        found.append(f'nanoseconds are {event.nanoseconds}, not within a second')
+    if not 0 <= nanoseconds < 10**9:
+        found.append(f'nanoseconds are {nanoseconds}, not within a second')
     return tuple(found)

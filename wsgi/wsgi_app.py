@@ -16,11 +16,12 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from datastore.batch import Batch, encode_batch
+from datastore.batch import encode_series
 from datastore.config import Config, ConfigError, blaming, read_config
 from datastore.event import Event
 from datastore.logs import open_log
 from datastore.memory import keep_memory
+from datastore.series import Series, count_events, in_series
 from datastore.spool import Spool
 from datastore.status import StatusReport
 from datastore.suspicious import Flagged, Suspicious
@@ -33,7 +34,7 @@ from wsgi.pressure import Pressure
 from wsgi.protocol0 import EventReader
 from wsgi.rcodes import TransactionFailed, UploadError
 from wsgi.stations import Station
-from wsgi.suspicion import limits, reasons, sort_out
+from wsgi.suspicion import are_good, limits, sort_out
 from wsgi.unpickle import decode_object, load_event_list
 from wsgi.upload import read_upload, verified_data
 
@@ -120,7 +121,8 @@ def store_data(station_id: int, cluster: str, event_list: list[dict[str, Any]]) 
     """
     endpoint = _initialised()
     good, flagged = _sort_out(endpoint, event_list)
-    _store(endpoint, new_upload_id(), Station(station_id, cluster, ''), good, flagged)
+    station = Station(station_id, cluster, '')
+    _store(endpoint, new_upload_id(), station, in_series(good), flagged)
 
 
 def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
@@ -147,20 +149,21 @@ def _receive(environ: dict[str, Any], endpoint: Endpoint) -> int:
     return endpoint.outcomes.taken(receipt, len(pickled), good, flagged)
 
 
-def _decode(endpoint: Endpoint, pickled: bytes) -> tuple[list[Event], list[Flagged]]:
+def _decode(endpoint: Endpoint, pickled: bytes) -> tuple[list[Series], list[Flagged]]:
     """Return the good events of an upload, and the flagged ones as they came."""
-    events = endpoint.reader.read(pickled)
+    read = endpoint.reader.read(pickled)
     within = limits(endpoint.config, time.time())
-    if events is not None and not any(reasons(event, within) for event in events):
-        return events, []
-    return sort_out(load_event_list(pickled), within)
+    if read is not None and all(are_good(series, within) for series in read):
+        return read, []
+    good, flagged = sort_out(load_event_list(pickled), within)
+    return in_series(good), flagged
 
 
 def _store(
     endpoint: Endpoint,
     upload: str,
     station: Station,
-    good: list[Event],
+    good: list[Series],
     flagged: list[Flagged],
 ) -> None:
     received = time.time_ns()
@@ -171,8 +174,8 @@ def _store(
         if flagged:
             name = endpoint.suspicious.put(number, cluster, received, flagged, upload)
         if good:
-            batch = Batch(number, cluster, received, tuple(good))
-            endpoint.spool.put(number, encode_batch(batch), upload)
+            batch = encode_series(number, cluster, received, good)
+            endpoint.spool.put(number, batch, upload)
     except OSError as error:
         raise TransactionFailed(f'the disk does not take it: {error}') from error
     if flagged:
@@ -180,7 +183,7 @@ def _store(
             'station %d: %d of %d events are suspicious, kept in %s; the first: %s',
             number,
             len(flagged),
-            len(good) + len(flagged),
+            count_events(good) + len(flagged),
             name,
             '; '.join(flagged[0].reasons),
             extra={'upload': upload, 'station': number, 'suspicious': len(flagged)},

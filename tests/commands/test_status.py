@@ -14,6 +14,7 @@ from support import CLUSTER, PASSWORD, STATION
 
 from datastore import cli, nagios
 from datastore.event import parse_event
+from datastore.series import in_series
 from datastore.simulation import Simulation
 from datastore.spool import Spool
 from datastore.station import form
@@ -56,7 +57,7 @@ def archive(configfile, endpoint):
     """One station is up, others are late, down, and were never heard of."""
     events = Simulation(datetime(2020, 5, 17, 9, 30), seed=1).take(60)
     upload(configfile, events)
-    good = [parse_event(event) for event in events]
+    good = in_series(map(parse_event, events))
     for station, age in ((LATE, 2 * HOUR), (DOWN, 26 * HOUR)):
         past = time.time() - age
         tally = Tally(endpoint.config.data_dir, endpoint.logger, lambda past=past: past)

@@ -6,6 +6,7 @@ import pytest
 from support import STATION
 
 from datastore.event import Event
+from datastore.series import in_series
 from datastore.tally import NOBODY, REFUSALS, UPLOAD_DURATIONS, Tally, read_tallies
 from wsgi import rcodes
 
@@ -26,10 +27,10 @@ def make_tally(data_dir):
 
 
 def events(*event_types, timestamp=NOON):
-    return [
+    return in_series(
         Event(event_type, timestamp + number, 0, 0, (), ())
         for number, event_type in enumerate(event_types)
-    ]
+    )
 
 
 def test_upload_that_is_taken_is_counted(make_tally, data_dir):
@@ -140,7 +141,7 @@ def test_new_day_of_arrival_starts_from_zero_and_totals_go_on(make_tally, data_d
 
 def test_count_of_something_impossible_does_not_raise(make_tally, data_dir, caplog):
     counting = make_tally()
-    counting.taken(STATION, 2**70, ['not an event'], 0, SECONDS)
+    counting.taken(STATION, 2**70, ['no series'], 0, SECONDS)
     counting.refused(STATION, 999, SECONDS)
 
     assert len(caplog.records) == 1

@@ -11,6 +11,7 @@ from support import PROJECT, samples_in
 
 from datastore.config import read_config
 from datastore.event import Event
+from datastore.series import in_series
 from datastore.spool import Spool
 from datastore.tally import Tally
 from wsgi.metrics import MetricsPage
@@ -43,8 +44,10 @@ def tally(data_dir):
     return lambda: Tally(data_dir, logging.getLogger('test'), lambda: NOON)
 
 
-def event(event_type):
-    return Event(event_type, NOON, 0, 0, (), ())
+def events(*event_types):
+    return in_series(
+        Event(event_type, NOON, 0, 0, (), ()) for event_type in event_types
+    )
 
 
 def names_in(document):
@@ -91,9 +94,9 @@ def test_last_sweep_is_not_told_before_there_was_one(make_page, tally):
 
 def test_counts_of_all_stations_and_senders_and_processes_add_up(make_page, tally):
     endpoint, other, writer = tally(), tally(), tally()
-    endpoint.taken(501, 100, [event('CIC'), event('SIN')], 2, 0.1)
-    other.taken(501, 10, [event('CIC')], 0, 0.1)
-    other.taken(502, 1, [event('CIC')], 0, 0.1)
+    endpoint.taken(501, 100, events('CIC', 'SIN'), 2, 0.1)
+    other.taken(501, 10, events('CIC'), 0, 0.1)
+    other.taken(502, 1, events('CIC'), 0, 0.1)
     other.refused(501, 203, 0.1)
     other.refused(None, 203, 0.1)
     writer.appended(501, 4, 1, 3)
@@ -142,7 +145,7 @@ def test_buckets_of_a_histogram_are_cumulative(make_page, tally):
 
 def test_series_of_stations_are_shown_if_they_are_asked_for(make_page, tally):
     counting = tally()
-    counting.taken(501, 100, [event('CIC')], 2, 0.1)
+    counting.taken(501, 100, events('CIC'), 2, 0.1)
     counting.refused(501, 203, 0.1)
     counting.refused(None, 206, 0.1)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from support import RECORDINGS
+from support import RECORDINGS, events_of
 
 from datastore.event import Event, InvalidEvent, parse_event
 from datastore.python2 import in_python_2_order, pickled_as_python_2
@@ -16,6 +16,12 @@ from wsgi.rcodes import NotAnEventList
 from wsgi.unpickle import load_event_list
 
 EVENTS = Simulation(datetime(2020, 5, 17, 9, 30), seed=1).take(60)
+
+
+def read_by(reader: EventReader, pickled: bytes) -> list[Event] | None:
+    """Return the events as the reader reads them; None if it does not."""
+    series = reader.read(pickled)
+    return None if series is None else events_of(series)
 
 
 def unpickled(pickled: bytes) -> list[Event] | None:
@@ -38,7 +44,7 @@ def with_other_orders(event: dict[str, Any]) -> dict[str, Any]:
 def test_a_batch_is_read_as_unpickling_reads_it(arrange):
     pickled = pickled_as_python_2([arrange(event) for event in EVENTS])
 
-    events = EventReader().read(pickled)
+    events = read_by(EventReader(), pickled)
 
     assert events is not None
     assert events == unpickled(pickled)
@@ -49,7 +55,7 @@ def test_a_batch_is_read_as_unpickling_reads_it(arrange):
 def test_a_recorded_batch_is_read_as_unpickling_reads_it():
     pickled = (RECORDINGS / 'py2_s510_100events').read_bytes()
 
-    events = EventReader().read(pickled)
+    events = read_by(EventReader(), pickled)
 
     assert events is not None
     assert repr(events) == repr(unpickled(pickled))
@@ -80,7 +86,7 @@ def test_values_of_every_kind_are_read():
         [{**in_python_2_order(EVENTS[0]), 'datalist': entries}]
     )
 
-    events = EventReader().read(pickled)
+    events = read_by(EventReader(), pickled)
 
     assert events is not None
     assert repr(events[0].values) == repr(tuple(VALUES))
@@ -110,7 +116,7 @@ def test_an_unusual_entry_is_left_to_the_unpickler(unusual):
         [event, {**event, 'datalist': [*event['datalist'][:2], unusual]}]
     )
 
-    assert EventReader().read(pickled) is None
+    assert read_by(EventReader(), pickled) is None
 
 
 @pytest.mark.parametrize(
@@ -129,7 +135,7 @@ def test_an_unusual_header_is_left_to_the_unpickler(change):
     event = in_python_2_order(EVENTS[0])
     pickled = pickled_as_python_2([{**event, 'header': event['header'] | change}])
 
-    assert EventReader().read(pickled) is None
+    assert read_by(EventReader(), pickled) is None
 
 
 def test_an_upload_code_that_is_sent_twice_is_left_to_the_unpickler():
@@ -147,7 +153,7 @@ def test_times_whose_bytes_are_quotes_or_ends_of_lines_are_read(minute):
         [{**event, 'header': event['header'] | {'datetime': moment}}]
     )
 
-    events = EventReader().read(pickled)
+    events = read_by(EventReader(), pickled)
 
     assert events is not None
     assert events == unpickled(pickled)
@@ -158,7 +164,7 @@ def test_a_type_of_another_event_with_these_upload_codes_is_seen():
     other = {**event, 'header': event['header'] | {'eventtype_uploadcode': 'ERR'}}
     pickled = pickled_as_python_2([event, other])
 
-    events = EventReader().read(pickled)
+    events = read_by(EventReader(), pickled)
 
     assert events is not None
     assert events == unpickled(pickled)
@@ -170,7 +176,7 @@ def test_more_shapes_than_are_kept_are_read_all_the_same():
     for number in range(100):
         entry = {'data_uploadcode': f'X{number}', 'data': number}
         pickled = pickled_as_python_2([{**event, 'datalist': [entry]}])
-        assert reader.read(pickled) == unpickled(pickled)
+        assert read_by(reader, pickled) == unpickled(pickled)
 
 
 def test_an_upload_of_ever_new_shapes_is_left_to_the_unpickler():
@@ -181,6 +187,39 @@ def test_an_upload_of_ever_new_shapes_is_left_to_the_unpickler():
     ]
 
     assert EventReader().read(pickled_as_python_2(upload)) is None
+
+
+@pytest.mark.parametrize(
+    ('event', 'found', 'replacement'),
+    [
+        pytest.param(
+            0, rb'cdatetime\ndatetime\np[0-9]+', b'g9', id='the first uses it'
+        ),
+        pytest.param(
+            1, rb'g[0-9]+\n(?=\(S)', b'g9\n', id='another uses another number'
+        ),
+        pytest.param(
+            1,
+            rb'g[0-9]+\n(?=\(S)',
+            b'cdatetime\ndatetime\np999\n',
+            id='another gives another number',
+        ),
+    ],
+)
+def test_another_numbering_of_datetime_is_left_to_the_unpickler(
+    event, found, replacement
+):
+    pickled = pickled_as_python_2([in_python_2_order(event) for event in EVENTS[:2]])
+    starts = [
+        match.start() for match in re.finditer(rb'cdatetime|g[0-9]+\n\(S', pickled)
+    ]
+    changed = pickled[: starts[event]] + re.sub(
+        found, replacement, pickled[starts[event] :], count=1
+    )
+    assert changed != pickled
+
+    assert read_by(EventReader(), pickled) is not None
+    assert read_by(EventReader(), changed) is None
 
 
 def numbered_twice(pickled: bytes) -> bool:
@@ -233,7 +272,7 @@ def test_whatever_is_read_of_a_damaged_upload_is_what_unpickling_reads():
     read = 0
     for _ in range(2000):
         pickled = mutant(randomly.choice(seeds), randomly)
-        events = reader.read(pickled)
+        events = read_by(reader, pickled)
         if events is not None and not numbered_twice(pickled):
             read += 1
             assert repr(events) == repr(unpickled(pickled)), pickled

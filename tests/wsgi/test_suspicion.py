@@ -6,8 +6,16 @@ import pytest
 
 from datastore.config import read_config
 from datastore.event import EPOCH, parse_event
+from datastore.series import in_series
 from datastore.suspicious import Flagged
-from wsgi.suspicion import COLD_START_DATES, Limits, limits, reasons, sort_out
+from wsgi.suspicion import (
+    COLD_START_DATES,
+    Limits,
+    are_good,
+    limits,
+    reasons,
+    sort_out,
+)
 
 EARLIEST = datetime(2016, 1, 1)
 LATEST = datetime(2024, 5, 3, 12)
@@ -27,7 +35,10 @@ def reasons_of(make_event):
     """Return why an event of this header is suspicious."""
 
     def reasons_of(*, limits=LIMITS, **header):
-        return reasons(parse_event(make_event(**header)), limits)
+        event = parse_event(make_event(**header))
+        found = reasons(event.timestamp, event.nanoseconds, limits)
+        assert are_good(in_series([event])[0], limits) == (not found)
+        return found
 
     return reasons_of
 
@@ -128,6 +139,18 @@ def test_limits_of_the_longest_tolerance_can_be_compared(make_config):
 
     assert earliest <= since_epoch(datetime(1, 1, 1))
     assert latest == since_epoch(LATEST) + 36525 * 86400
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_one_suspicious_event_is_seen_among_good_ones(make_event, place):
+    events = [parse_event(make_event(nanoseconds=n)) for n in range(3)]
+    (good,) = in_series(events)
+    assert are_good(good, LIMITS)
+
+    events[place] = parse_event(make_event(moment=EARLIEST - SECOND))
+    (series,) = in_series(events)
+
+    assert not are_good(series, LIMITS)
 
 
 # Sorting out.

@@ -603,7 +603,7 @@ def test_counts_that_cannot_be_kept_are_no_reason_to_refuse(
 
 @pytest.mark.parametrize(
     'name',
-    ['read_upload', 'verified_data', 'load_event_list', 'sort_out', 'encode_batch'],
+    ['read_upload', 'verified_data', 'load_event_list', 'sort_out', 'encode_series'],
 )
 @pytest.mark.parametrize(
     'error', [RuntimeError('a fault'), MemoryError(), KeyError('k')], ids=repr
