@@ -3,7 +3,7 @@
 Most stations pickle with protocol 0, which is text, and each sends few shapes
 of events: the same upload codes in the same order, with other values.  A shape
 that was seen becomes a regular expression whose groups are the values.  Events
-of known shapes are read with it, which takes a third of the time: no opcode is
+of known shapes are read with it, which takes a quarter of the time: no opcode is
 interpreted, and nothing is built that would be taken apart again.  Whatever
 differs by a byte is left to `wsgi.unpickle`, which reads all of this too, and
 alike.
@@ -27,6 +27,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
+from typing import Any
 
 from datastore.event import EPOCH
 from datastore.series import Series
@@ -68,10 +70,12 @@ _HEADER_VALUES = {
         rf'\(S(?P<state>[^\n]{{12,42}})\n{_PUT}tp{_NUMBER}\nR{_PUT}'
     ),
 }
-_STATE = struct.Struct('>HBBBBBBH')  # of a datetime
+# The state of a datetime.
+_STATE = struct.Struct('>4sBBBBH')  # date, hour, minute, second, microseconds
+_DATE = struct.Struct('>HBB')
 
-# Of a column.
-_Converter = Callable[[Sequence[str]], Sequence[int | float | str | None]]
+_Column = tuple[Any, ...]
+_Converter = Callable[[_Column], Sequence[int | float | str | None]]
 # Where the events of a shape stood, and the groups of each of them.
 _Found = tuple[list[int], list[tuple[str, ...]]]
 
@@ -86,13 +90,13 @@ class _UnusualError(Exception):
 class _Shape:
     """What the events look like that have these upload codes.
 
-    `groups` are the numbers, in `match`, of the groups with a value for each
-    code; then of datetime.datetime's number, where it gets it or has it, of
-    the event's datetime, and of its nanoseconds.
+    `pick` takes, of all groups of `match`, those with a value for each code;
+    then datetime.datetime's number, where it gets it or has it, the event's
+    datetime, and its nanoseconds.
     """
 
     match: Callable[[str, int], re.Match[str] | None]
-    groups: tuple[int, ...]
+    pick: Callable[[tuple[_Column, ...]], tuple[_Column, ...]]
     event_type: str
     codes: tuple[str, ...]
     converters: tuple[_Converter, ...]
@@ -138,7 +142,7 @@ class EventReader:
                 shape, match = known
                 places, rows = found.setdefault(shape, ([], []))
             places.append(place)
-            rows.append(match.group(*shape.groups))
+            rows.append(match.groups())
             position = match.end()
             place += 1
         if text[position:] != '.':
@@ -173,7 +177,8 @@ def _converted(found: dict[_Shape, _Found]) -> list[Series]:
     series = []
     numbers: set[str | None] = {None}
     for shape, (places, rows) in found.items():
-        *columns, defines, uses, states, nanoseconds = zip(*rows, strict=True)
+        groups = tuple(zip(*rows, strict=True))
+        *columns, defines, uses, states, nanoseconds = shape.pick(groups)
         if places[0] == 0 and defines[0] is None:
             raise _UnusualError
         numbers.update(defines, uses)
@@ -197,29 +202,45 @@ def _converted(found: dict[_Shape, _Found]) -> list[Series]:
     return series
 
 
-def _moments(states: Sequence[str]) -> tuple[list[int], list[int]]:
+def _moments(states: _Column) -> tuple[list[int], list[int]]:
     """Return the s since the epoch, and the microseconds, of datetimes' states."""
     timestamps, microseconds = [], []
+    midnights: dict[bytes, int] = {}  # nearly all are of the same day
     for quoted in states:
         if quoted[0] not in '\'"' or quoted[-1] != quoted[0]:
             raise _UnusualError
         state, _ = codecs.escape_decode(quoted[1:-1].encode('ascii'))
-        year, month, day, hour, minute, second, high, low = _STATE.unpack(state)
+        date, hour, minute, second, high, low = _STATE.unpack(state)
         microsecond = high << 16 | low
-        since = datetime(year, month, day, hour, minute, second, microsecond) - EPOCH
-        timestamps.append(since.days * 86400 + since.seconds)
+        if hour > 23 or minute > 59 or second > 59 or microsecond > 999_999:
+            raise _UnusualError
+        if date not in midnights:
+            year, month, day = _DATE.unpack(date)
+            midnights[date] = 86400 * (datetime(year, month, day) - EPOCH).days
+        timestamps.append(midnights[date] + 3600 * hour + 60 * minute + second)
         microseconds.append(microsecond)
     return timestamps, microseconds
 
 
-def _texts(column: Sequence[str]) -> Sequence[str]:
+# Most numbers are of a 12-bit ADC, and found in half of the time of int().
+_find_small = {str(number): number for number in range(2**12)}.__getitem__
+
+
+def _integers(column: _Column) -> list[int]:
+    try:
+        return list(map(_find_small, column))
+    except KeyError:
+        return list(map(int, column))
+
+
+def _texts(column: _Column) -> _Column:
     together = ''.join(column)
     if '\\' in together or '\n' in together:
         raise _UnusualError  # an escape, or not one line
     return column
 
 
-def _finite(column: Sequence[str]) -> Sequence[float]:
+def _finite(column: _Column) -> list[float]:
     numbers = list(map(float, column))
     if not all(map(math.isfinite, numbers)):
         raise _UnusualError  # or a number that is beyond any float
@@ -229,7 +250,7 @@ def _finite(column: Sequence[str]) -> Sequence[float]:
 _CONVERTERS: dict[str, _Converter] = {
     'N': lambda column: [None] * len(column),
     'I0': lambda column: [digit == '1' for digit in column],
-    'I': lambda column: list(map(int, column)),
+    'I': _integers,
     'F': _finite,
     'S': _texts,
 }
@@ -293,11 +314,11 @@ def _learn(text: str, position: int) -> _Shape:
         pattern += rf"S'{key}'\n{_PUT}{header_values[key]}s"
     compiled = re.compile(pattern + 'sa')
     named = compiled.groupindex
-    values = [n + 1 for n in range(compiled.groups) if n + 1 not in named.values()]
+    values = [n for n in range(compiled.groups) if n + 1 not in named.values()]
     names = ('defines', 'uses', 'state', 'nanoseconds')
     return _Shape(
         compiled.match,
-        (*values, *(named[name] for name in names)),
+        itemgetter(*values, *(named[name] - 1 for name in names)),
         event_type[1],
         codes,
         tuple([_CONVERTERS[kind] for _, kind in entries]),
