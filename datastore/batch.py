@@ -2,8 +2,8 @@
 
 Encoded with MessagePack, which holds what stations send exactly (64-bit
 integers, IEEE doubles, text) and decodes without running anything.  Stations
-repeat the same upload codes in every event, so a batch lists each distinct
-sequence of codes once.  An event's time and values are packed by themselves:
+repeat the same upload codes in every event, so a batch lists what each series of
+events has in common once.  An event's time and values are packed by themselves:
 these bytes, behind its type and codes, are what identifies an event.
 """
 
@@ -51,15 +51,18 @@ def encode_batch(batch: Batch) -> bytes:
 def encode_series(
     station: int, cluster: str, received: int, series: Sequence[Series]
 ) -> bytes:
-    """Return the batch of these events as bytes, as `encode_batch` would.
+    """Return a batch of these events as bytes, each event in its place.
 
-    They are in the order in which they begin.
+    Raises ValueError or IndexError, rather than leave out an event, if the
+    places are not those of all events, or the columns not those of the codes.
     """
     pack = msgpack.Packer(unicode_errors=UNICODE_ERRORS).pack
     events: list[tuple[int, bytes] | None] = [None] * count_events(series)
     for shape, one in enumerate(series):
         for place, packed in zip(one.places, map(pack, one.rows()), strict=True):
             events[place] = shape, packed
+    if None in events or any(len(one.columns) != len(one.codes) for one in series):
+        raise ValueError('these series do not belong together')
     shapes = [(one.event_type, *one.codes) for one in series]
     return pack((station, cluster, received, shapes, events))
 

@@ -33,9 +33,11 @@ from typing import Any
 from datastore.event import EPOCH
 from datastore.series import Series
 from datastore.upload_codes import EVENT_TYPES
+from wsgi.unpickle import MAX_OPCODES
 
-# Beyond this the bounds of `wsgi.unpickle` decide; 100 events have 140 kB.
-_MAX_SIZE = 2**20
+# Beyond this the bounds of `wsgi.unpickle` decide, and below it nothing reaches
+# them: an opcode has a byte at least.  100 events have 140 kB.
+_MAX_SIZE = MAX_OPCODES
 # A network has some tens of shapes: types of events, times how many detectors.
 # One takes some ms to learn.
 _MAX_SHAPES = 64
@@ -150,11 +152,12 @@ class EventReader:
         return _converted(found)
 
     def _known(self, text: str, position: int) -> tuple[_Shape, re.Match[str]] | None:
-        for place, shape in enumerate(self._shapes):
+        shapes = self._shapes
+        for place, shape in enumerate(shapes):
             match = shape.match(text, position)
             if match is not None:
                 if place > _FEW_SHAPES:
-                    others = [other for other in self._shapes if other is not shape]
+                    others = [other for other in shapes if other is not shape]
                     self._shapes = (shape, *others)
                 return shape, match
         return None

@@ -11,9 +11,11 @@ from datastore.batch import (
     decode_batch,
     decode_identified,
     encode_batch,
+    encode_series,
     salvage_batch,
 )
 from datastore.event import Event
+from datastore.series import in_series
 from datastore.upload_codes import EVENT_TYPES
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -98,6 +100,33 @@ def test_events_keep_their_order():
     )
 
     assert decode_batch(encode_batch(batch)) == batch
+
+
+def test_series_with_the_same_codes_keep_the_order_of_events():
+    events = tuple(make_event(A=n) for n in range(3))
+    first, second = in_series(events[::2]) + in_series(events[1:2])
+    series = [first._replace(places=[0, 2]), second._replace(places=[1])]
+
+    assert decode_batch(encode_series(510, '', 1, series)).events == events
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        pytest.param({'places': [0, 0]}, id='two events in one place'),
+        pytest.param({'places': [0, 2]}, id='no event in a place'),
+        pytest.param({'places': [0]}, id='an event without a place'),
+        pytest.param({'timestamps': [1]}, id='an event without a time'),
+        pytest.param({'columns': [(1,)]}, id='an event without a value'),
+        pytest.param({'columns': []}, id='a code without values'),
+        pytest.param({'columns': [(1, 2), (3, 4)]}, id='values without a code'),
+    ],
+)
+def test_series_that_would_leave_out_an_event_are_refused(wrong):
+    (series,) = in_series([make_event(A=1), make_event(A=2)])
+
+    with pytest.raises((ValueError, IndexError)):
+        encode_series(510, '', 1, [series._replace(**wrong)])
 
 
 def test_batch_without_events_comes_back():

@@ -222,6 +222,18 @@ def test_another_numbering_of_datetime_is_left_to_the_unpickler(
     assert read_by(EventReader(), changed) is None
 
 
+def test_an_upload_that_is_too_large_to_unpickle_is_not_read_either():
+    codes = [f'{number:02}' for number in range(100)]
+    event = in_python_2_order(EVENTS[0])
+    event['datalist'] = [{'data': 0, 'data_uploadcode': code} for code in codes]
+    small, large = (pickled_as_python_2([event] * number) for number in (50, 200))
+
+    assert read_by(EventReader(), small) == unpickled(small)
+    assert read_by(EventReader(), small) is not None
+    assert unpickled(large) is None
+    assert read_by(EventReader(), large) is None
+
+
 def numbered_twice(pickled: bytes) -> bool:
     numbers = re.findall(rb'p([0-9]+)\n', pickled)
     return len(set(map(int, numbers))) < len(numbers)
