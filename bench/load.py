@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 SENDERS = 8
 
+_PATIENCE = 100  # s until all uploads of a round are to be answered
+
 _WRK = shutil.which('wrk')
 SENDER = 'wrk' if _WRK else 'threads of the benchmark'
 
@@ -37,7 +39,10 @@ class Load(NamedTuple):
 
 
 def send(port: int, bodies: list[bytes]) -> Load:
-    """POST every body once; `refused` counts the answers that are not `100`."""
+    """POST every body once; `refused` counts the answers that are not `100`.
+
+    Raises RuntimeError if the server does not answer all of them.
+    """
     requests = [_HEADER % len(body) + body for body in bodies]
     return (_send_with_wrk if _WRK else _send_with_threads)(port, requests)
 
@@ -48,7 +53,7 @@ def _send_with_wrk(port: int, requests: list[bytes]) -> Load:
         content, lengths = Path(name, 'requests'), Path(name, 'lengths')
         content.write_bytes(b''.join(requests))
         lengths.write_text(''.join(f'{len(request)}\n' for request in requests))
-        command = [str(_WRK), '-t1', f'-c{SENDERS}', '-d100', '--timeout=60']
+        command = [str(_WRK), '-t1', f'-c{SENDERS}', f'-d{_PATIENCE}', '--timeout=60']
         command += ['-s', str(script), f'http://127.0.0.1:{port}/']
         command += ['--', str(content), str(lengths)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
@@ -57,6 +62,8 @@ def _send_with_wrk(port: int, requests: list[bytes]) -> Load:
                 if line == 'all are answered\n':
                     wrk.send_signal(signal.SIGINT)
     result = json.loads(line)  # the last one
+    if not result['seconds']:
+        raise RuntimeError(f'not all uploads are answered within {_PATIENCE} s')
     return Load(
         per_second=len(requests) / result['seconds'],
         median=result['median'],
