@@ -19,6 +19,7 @@ from chaos.events import CLUSTER, PASSWORD, STATIONS
 from chaos.ledger import Ledger
 from chaos.readers import Unreadable
 from chaos.run import PROJECT, Run, Stuck
+from datastore import layout
 from datastore.config import Config
 
 EXAMPLES = PROJECT / 'examples'
@@ -236,7 +237,7 @@ class Bench:
 
     def day_files(self) -> list[Path]:
         """Return the stations' files of all days."""
-        return sorted(self.data_dir.glob('[0-9]*/[0-9]*/*_*_*/station_*.h5'))
+        return sorted(self.data_dir.glob(layout.STATION_FILES))
 
     def look_at_files(self, when: str) -> None:
         """Note which day files cannot be read now that nothing runs."""

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datastore import layout
+
 PAUSE = 0.03  # s at most between two files: one who never lets go stops the writer
 LOCKED = ('unable to lock file', 'Resource temporarily unavailable')
 
@@ -93,7 +95,7 @@ def main() -> None:
     torn = []
     while not stop.is_set():
         time.sleep(random.uniform(0, PAUSE))
-        for file in sorted(data_dir.glob('[0-9]*/[0-9]*/*_*_*/station_*.h5')):
+        for file in sorted(data_dir.glob(layout.STATION_FILES)):
             path = str(file)
             try:
                 shape = read(path)

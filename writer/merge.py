@@ -179,7 +179,7 @@ class Merger:
         """
         started = self._clock()
         target = self.path(day)
-        files = _station_files(layout.day_directory(self._data_dir, day))
+        files = _station_files(self._data_dir, day)
         if not files:
             return Merged(day, target, 0, 0, 0, False, 0.0, [])
         with self._only_merge(), self._previous(target, replace) as previous:
@@ -474,15 +474,17 @@ def _set_time(path: Path, old: os.stat_result | None) -> None:
         os.utime(path)
 
 
-def _station_files(directory: Path) -> dict[int, Path]:
+def _station_files(data_dir: Path, day: date) -> dict[int, Path]:
     """Return the files of a day's stations by number, in order."""
     try:
-        names = os.listdir(directory)
+        names = os.listdir(layout.day_directory(data_dir, day))
     except FileNotFoundError:
         return {}
     matches = (match for match in map(_STATION_NAME.fullmatch, names) if match)
     stations = sorted(int(match[1]) for match in matches)
-    return {station: directory / f'station_{station}.h5' for station in stations}
+    return {
+        station: layout.station_file(data_dir, day, station) for station in stations
+    }
 
 
 def _describe(h5: h5py.File, status: os.stat_result) -> _Previous:
