@@ -27,8 +27,12 @@ class Series(NamedTuple):
     columns: Sequence[Sequence[Any]]
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield each event's timestamp, micro- and nanoseconds, and values."""
-        return zip(self.timestamps, self.microseconds, self.nanoseconds, *self.columns)
+        """Yield each event's timestamp, micro- and nanoseconds, and values.
+
+        Raises ValueError where one column is shorter than the others.
+        """
+        times = self.timestamps, self.microseconds, self.nanoseconds
+        return zip(*times, *self.columns, strict=True)
 
 
 def in_series(events: Iterable[Event]) -> list[Series]:

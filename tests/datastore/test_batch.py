@@ -118,6 +118,7 @@ def test_series_with_the_same_codes_keep_the_order_of_events():
         pytest.param({'places': [0]}, id='an event without a place'),
         pytest.param({'timestamps': [1]}, id='an event without a time'),
         pytest.param({'columns': [(1,)]}, id='an event without a value'),
+        pytest.param({'columns': [(1, 2, 3)]}, id='a value without an event'),
         pytest.param({'columns': []}, id='a code without values'),
         pytest.param({'columns': [(1, 2), (3, 4)]}, id='values without a code'),
     ],
