@@ -68,20 +68,21 @@ def _writer(directory: Path) -> None:
     _show_times(
         '  MB of the day file, and of rows and blobs', size / _MB, content / _MB
     )
-    _size(configfile, endpoint.configure(directory / 'small'))
+    _growth(configfile, endpoint.configure(directory / 'small'))
 
 
-def _size(configfile: Path, small_configfile: Path) -> None:
+def _growth(configfile: Path, small_configfile: Path) -> None:
     writer.grow(configfile, 500 * _MB)
     writer.grow(small_configfile, 1 * _MB)
     large: list[Swept] = []
     small: list[Swept] = []
+    # The first sweep reads which events the file has, once for a writer.
+    rounds = [Round(1, 100), Round(30, 100)]
     # In turn, as the machine may be another one in a minute.
     for number in range(5):
         for sweeps, which in ((large, configfile), (small, small_configfile)):
-            # The first sweep reads which events the file has, once for a writer.
-            rounds = [Round(1, 100), Round(30, 100)]
-            sweeps += writer.sweep(which, rounds, first=400_000 + 100 * number)[1:]
+            _, measured = writer.sweep(which, rounds, first=400_000 + 100 * number)
+            sweeps.append(measured)
     _show_times(
         'us an event, into a file of 500 MB and of 1 MB', _cost(large), _cost(small)
     )

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 SENDERS = 8
 
-_PATIENCE = 100  # s until all uploads of a round are to be answered
+_PATIENCE = 100  # s until uploads are to be answered
+_UNANSWERED = f'not all uploads are answered within {_PATIENCE} s'
 
 _WRK = shutil.which('wrk')
 SENDER = 'wrk' if _WRK else 'threads of the benchmark'
@@ -63,7 +64,7 @@ def _send_with_wrk(port: int, requests: list[bytes]) -> Load:
                     wrk.send_signal(signal.SIGINT)
     result = json.loads(line)  # the last one
     if not result['seconds']:
-        raise RuntimeError(f'not all uploads are answered within {_PATIENCE} s')
+        raise RuntimeError(_UNANSWERED)
     return Load(
         per_second=len(requests) / result['seconds'],
         median=result['median'],
@@ -97,6 +98,9 @@ def _send_with_threads(port: int, requests: list[bytes]) -> Load:
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - started
+    # A thread that is not answered has said why, and ended.
+    if len(latencies) < len(requests):
+        raise RuntimeError(_UNANSWERED)
     latencies.sort()
     return Load(
         per_second=len(requests) / seconds,
@@ -107,7 +111,8 @@ def _send_with_threads(port: int, requests: list[bytes]) -> Load:
 
 
 def _post(port: int, request: bytes) -> bytes:
-    with socket.create_connection(('127.0.0.1', port)) as connection:
+    address = '127.0.0.1', port
+    with socket.create_connection(address, timeout=_PATIENCE) as connection:
         connection.sendall(request)
         answer = b''
         while piece := connection.recv(4096):
