@@ -54,5 +54,6 @@ def line(status: int, told: str) -> str:
 def _stations(document: dict[str, Any], state: str) -> str:
     numbers = [s['station'] for s in document['stations'] if s['state'] == state]
     named = ', '.join(map(str, numbers[:_NAMED]))
-    more = len(numbers) - _NAMED
-    return f'{len(numbers)} {state}: {named}' + (f' and {more} more' * (more > 0))
+    if len(numbers) > _NAMED:
+        named += f' and {len(numbers) - _NAMED} more'
+    return f'{len(numbers)} {state}: {named}'
