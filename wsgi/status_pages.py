@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datastore.config import Config, ConfigError
 from datastore.heartbeat import writer_status
+from wsgi import server_log
 from wsgi.metrics import CONTENT_TYPE as METRICS_TYPE
 from wsgi.rcodes import TransactionFailed
 
@@ -103,7 +104,7 @@ def _page(
         endpoint = endpoint_of_process()
     except ConfigError as error:
         # Who may know more is not known without a configuration.
-        environ['wsgi.errors'].write(f'{error}\n')
+        server_log.say(environ, str(error))
         return Page(
             '503 Service Unavailable',
             _TEXT,

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from datastore.batch import encode_series
@@ -26,7 +27,7 @@ from datastore.spool import Spool
 from datastore.status import StatusReport
 from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import new_upload_id
-from wsgi import rcodes, status_pages
+from wsgi import rcodes, server_log, status_pages
 from wsgi.following import FollowedStations
 from wsgi.metrics import MetricsPage
 from wsgi.outcomes import Outcomes, Receipt
@@ -80,11 +81,11 @@ def application(
         rcode = _receive(environ, _endpoint(configfile))
     except ConfigError as error:
         # At start do_init says this; here a deployment has not called it.
-        environ['wsgi.errors'].write(f'{error}\n')
+        server_log.say(environ, str(error))
         rcode = rcodes.INTERNAL_ERROR
     except Exception:
         # Nothing narrower: no log is open, and the station waits for a number.
-        environ['wsgi.errors'].write(traceback.format_exc())
+        server_log.say(environ, traceback.format_exc())
         rcode = rcodes.INTERNAL_ERROR
     answer = b'%d' % rcode
     start_response(
@@ -213,11 +214,19 @@ def _endpoint(configfile: str | os.PathLike[str]) -> Endpoint:
 
 
 def _initialise(configfile: str, pid: int) -> Endpoint:
-    config = read_config(configfile)
     # Named after the file, so that two applications do not share a log.
     logger = logging.getLogger(f'wsgi:{configfile}')
-    stations = FollowedStations(config, logger)
-    open_log(logger, config, f'wsgi.{pid}')
+    # A worker that the master forks, today or to replace one that died, works as
+    # the master was started: what was written into the files since then is not
+    # in force, and may be half of a change, or a mistake.
+    of_master = [e for (name, _), e in _endpoints.items() if name == configfile]
+    if of_master:
+        config, stations = of_master[0].config, of_master[0].stations
+        _open_log_at_any_rate(logger, config, f'wsgi.{pid}')
+    else:
+        config = read_config(configfile)
+        stations = FollowedStations(config, logger)
+        open_log(logger, config, f'wsgi.{pid}')
     with blaming(config, 'data_dir'):
         spool = Spool(config.data_dir)
         suspicious = Suspicious(config.data_dir)
@@ -237,6 +246,18 @@ def _initialise(configfile: str, pid: int) -> Endpoint:
         metrics_page=MetricsPage(config),
         logger=logger,
     )
+
+
+def _open_log_at_any_rate(logger: logging.Logger, config: Config, program: str) -> None:
+    """Open the log, or say why not where uWSGI says what it does.
+
+    Uploads do not wait for somebody who mends the directory of the log.
+    """
+    try:
+        open_log(logger, config, program)
+    except ConfigError as error:
+        open_log(logger, replace(config, log='-'), program)
+        logger.error('this worker has no log of its own: %s', error)
 
 
 def _initialised() -> Endpoint:

@@ -342,6 +342,64 @@ def test_worker_killed_in_the_middle_is_replaced(server, waiting):
     assert waiting() > before
 
 
+def written(name, text):
+    return lambda directory: (directory / name).write_text(text)
+
+
+def log_that_is_a_file(directory):
+    shutil.rmtree(directory / 'log')
+    (directory / 'log').touch()
+
+
+SINCE_THE_START = {
+    'configuration with a mistake': written('config.ini', '[General]\n'),
+    'data moved away': lambda d: written(
+        'config.ini', (d / 'config.ini').read_text().replace('/data', '/elsewhere')
+    )(d),
+    'list with a mistake': written('station_list.csv', 'xx, yy\n'),
+    'list that lists nothing': written('station_list.csv', ''),
+    'list removed': lambda directory: (directory / 'station_list.csv').unlink(),
+    'log that cannot be written': log_that_is_a_file,
+}
+
+
+@pytest.mark.parametrize('change', SINCE_THE_START.values(), ids=SINCE_THE_START.keys())
+def test_worker_that_has_not_worked_yet_works_as_the_master_was_started(
+    configfile, change
+):
+    server = start_uwsgi(configfile)
+    try:
+        change(configfile.parent)
+        answer = requests.post(server.url, data=fields(), timeout=30).text
+    finally:
+        stop(server.process)
+    assert answer == '100', server.log.read_text()
+    assert len(list((server.data_dir / 'incoming').iterdir())) == 1
+    logs = [*(configfile.parent / 'log').glob('*'), server.log]
+    assert any(f'station {STATION}: 1 events' in path.read_text() for path in logs)
+
+
+def test_configuration_that_no_master_has_read_is_complained_of_in_its_log(configfile):
+    server = start_uwsgi(
+        configfile,
+        application=(
+            'import functools\n'
+            'from wsgi import wsgi_app\n'
+            'application = functools.partial(\n'
+            f'    wsgi_app.application, configfile={str(configfile)!r})\n'
+        ),
+    )
+    try:
+        configfile.write_text('[General]\n')
+        answer = requests.post(server.url, data=fields(), timeout=30).text
+        # Said while it runs, not when it ends.
+        said = server.log.read_text()
+    finally:
+        stop(server.process)
+    assert answer == '400'
+    assert f'{configfile}: key log is missing in [General]' in said
+
+
 def test_silent_senders_lose_their_workers_after_the_socket_timeout(configfile):
     server = start_uwsgi(configfile, threads=1, **{'socket-timeout': 1})
     address = urlsplit(server.url)
