@@ -52,6 +52,8 @@ class FileBusy(Exception):
     """Another program reads the file, or writes to it; try again later."""
 
 
+Identity = tuple[int, int, int, int]
+
 _Bytes = bytes | bytearray | memoryview
 
 
@@ -111,6 +113,11 @@ class JournaledFile(io.RawIOBase):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def identity(self) -> Identity:
+        """What the file was when it was opened, or after the commit."""
+        return identity_of(self._found)
 
     def _lock(self, operation: int) -> None:
         try_lock(self._descriptor, self._path, operation)
@@ -222,7 +229,7 @@ class JournaledFile(io.RawIOBase):
         journal = journal_path(self._path)
         self._lock(fcntl.LOCK_EX)
         # One lock is given up before the other is granted.
-        if _identity(os.stat(self._path)) != _identity(self._found):
+        if identity_of(os.stat(self._path)) != identity_of(self._found):
             raise FileBusy(f'{self._path} was changed by another program')
         try:
             self._reserve(record.size)
@@ -232,6 +239,7 @@ class JournaledFile(io.RawIOBase):
             self._found = os.fstat(self._descriptor)
             raise
         _apply(self._descriptor, record)
+        self._found = os.fstat(self._descriptor)
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         _finish(journal, record, self._finish)
 
@@ -285,7 +293,8 @@ def replay_journal(
     JournaledFile(path, finish, on_replay).close()
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
+def identity_of(status: os.stat_result) -> Identity:
+    """Return what differs from one content of a file to the next."""
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 

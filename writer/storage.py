@@ -12,6 +12,7 @@ call len() on each of them.
 
 import contextlib
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,14 @@ from datastore import durable, layout
 from datastore.event import EPOCH
 from datastore.upload_codes import Column, Table
 from writer.digests import DIGEST_SIZE, DigestIndex
-from writer.journal import FileBusy, JournaledFile, finish_all, journal_path
+from writer.journal import (
+    FileBusy,
+    Identity,
+    JournaledFile,
+    finish_all,
+    identity_of,
+    journal_path,
+)
 from writer.rows import Rows
 
 logger = logging.getLogger(__name__)
@@ -81,7 +89,10 @@ class Archive:
         self._tmp = data_dir / 'tmp'
         self._finish = finish
         self._on_replay = on_replay
-        self._digests: OrderedDict[Path, DigestIndex] = OrderedDict()
+        # With what the file was when these were its digests; None for no file.
+        self._digests: OrderedDict[Path, tuple[Identity | None, DigestIndex]] = (
+            OrderedDict()
+        )
 
     def path(self, station: int, day: int) -> Path:
         """Return where a station's events of a day are.
@@ -99,22 +110,26 @@ class Archive:
         """Return which events the day file holds already."""
         path = self.path(station, day)
         if path in self._digests:
-            self._digests.move_to_end(path)
-            return self._digests[path]
-        index = DigestIndex(np.empty((0, DIGEST_SIZE), dtype='u1'))
+            found, index = self._digests[path]
+            # Somebody may have taken the file away, or put an older one there:
+            # what it does not hold any more is not to be taken for a duplicate.
+            if found == _identity_now(path):
+                self._digests.move_to_end(path)
+                return index
+        index, found = DigestIndex(np.empty((0, DIGEST_SIZE), dtype='u1')), None
         if path.exists():
             with JournaledFile(path, self._finish, self._on_replay) as file:
-                index = _read_digests(path, file)
-        self._remember(path, index)
+                index, found = _read_digests(path, file), file.identity
+        self._remember(path, found, index)
         return index
 
-    def _remember(self, path: Path, index: DigestIndex) -> None:
-        self._digests[path] = index
-        while (
-            len(self._digests) > 1
-            and sum(map(len, self._digests.values())) > _MAX_DIGESTS
-        ):
+    def _remember(self, path: Path, found: Identity | None, index: DigestIndex) -> None:
+        self._digests[path] = found, index
+        while len(self._digests) > 1 and self._count_remembered() > _MAX_DIGESTS:
             self._digests.popitem(last=False)
+
+    def _count_remembered(self) -> int:
+        return sum(len(index) for _, index in self._digests.values())
 
     def append(
         self,
@@ -140,16 +155,27 @@ class Archive:
             with JournaledFile(path, self._finish, self._on_replay) as file:
                 _append(path, file, 'r+', group, tables, digests, len(known))
                 file.commit(covers)
+                found = file.identity
         else:
+            if len(known):
+                raise FileBusy(f'{path} was removed by another program')
             _set_orphan_aside(journal_path(path))
             buffer = BytesIO()
             _append(path, buffer, 'w', group, tables, digests, 0)
             durable.make_directory(path.parent)
             tmp = durable.place_for_drafts(path, self._tmp)
             durable.put(path, buffer.getvalue(), tmp)
+            found = _identity_now(path)
             finish_all(covers, self._finish)
         known.add(digests)
-        self._remember(path, known)
+        self._remember(path, found, known)
+
+
+def _identity_now(path: Path) -> Identity | None:
+    try:
+        return identity_of(os.stat(path))
+    except FileNotFoundError:
+        return None
 
 
 def _set_orphan_aside(journal: Path) -> None:

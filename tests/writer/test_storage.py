@@ -53,14 +53,17 @@ class Store:
     def restart(self):
         self.archive = Archive(self.data_dir, self.finished.append)
 
-    def append(self, *events, cluster='A', day=DAY, covers=()):
+    def known(self, day=DAY):
+        return self.archive.digests(510, day)
+
+    def append(self, *events, cluster='A', day=DAY, known=None, covers=()):
         self.archive.append(
             510,
             cluster,
             day,
             rows_and_blobs(events).tables,
             event_digests(events),
-            self.archive.digests(510, day),
+            self.known(day) if known is None else known,
             covers,
         )
 
@@ -68,7 +71,7 @@ class Store:
         return self.archive.path(510, day)
 
     def knows(self, event, day=DAY):
-        return event_digests([event])[0] in self.archive.digests(510, day)
+        return event_digests([event])[0] in self.known(day)
 
 
 @pytest.fixture
@@ -590,34 +593,35 @@ def test_damaged_file_that_is_restored_is_appended_to(store):
     assert errors_in(store.path()) == numbered(1, 2)
 
 
-def test_file_replaced_behind_our_back_is_looked_at_again(store, tmp_path):
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Make a file that holds error 3, and put it where another is, or none."""
+
+    def put_at(path):
+        other = Store(tmp_path / 'other')
+        other.append(error(3))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(other.path(), path)
+
+    return put_at
+
+
+def test_file_replaced_behind_our_back_is_looked_at_again(store, elsewhere):
     store.append(error(1))
     store.append(error(2))
-    other = Store(tmp_path / 'other')
-    other.append(error(3))
-    shutil.copy(other.path(), store.path())
-    before = store.path().read_bytes()
+    elsewhere(store.path())
 
-    with pytest.raises(FileBusy, match='changed by another program'):
-        store.append(error(4), covers=['batch'])
+    assert [number for number in range(5) if store.knows(error(number))] == [3]
+    store.append(error(2))
 
-    assert store.path().read_bytes() == before
-    assert store.finished == []
-    known = [number for number in range(5) if store.knows(error(number))]
-    assert known == [3]
-    store.append(error(4), covers=['batch'])
-    assert errors_in(store.path()) == numbered(3, 4)
+    assert errors_in(store.path()) == numbered(3, 2)
 
 
-def test_file_that_appears_behind_our_back_is_not_replaced(store, tmp_path):
-    assert not store.knows(error(1))
-    other = Store(tmp_path / 'other')
-    other.append(error(3))
-    store.path().parent.mkdir(parents=True)
-    shutil.copy(other.path(), store.path())
+def test_file_that_appears_behind_our_back_is_looked_at(store, elsewhere):
+    assert not store.knows(error(3))
+    elsewhere(store.path())
 
-    with pytest.raises(FileBusy, match='changed by another program'):
-        store.append(error(1))
+    assert store.knows(error(3))
     store.append(error(1))
 
     assert errors_in(store.path()) == numbered(3, 1)
@@ -627,12 +631,48 @@ def test_file_taken_away_behind_our_back_is_begun_anew(store):
     store.append(error(1))
     store.path().unlink()
 
+    assert not store.knows(error(1))
     store.append(error(2))
-    with pytest.raises(FileBusy, match='changed by another program'):
-        store.append(error(3))
     store.append(error(3))
 
     assert errors_in(store.path()) == numbered(2, 3)
+
+
+def test_file_replaced_since_its_events_were_looked_at_is_busy(store, elsewhere):
+    store.append(error(1))
+    store.append(error(2))
+    known = store.known()
+    elsewhere(store.path())
+    before = store.path().read_bytes()
+
+    with pytest.raises(FileBusy, match='changed by another program'):
+        store.append(error(4), known=known, covers=['batch'])
+
+    assert store.path().read_bytes() == before
+    assert store.finished == []
+    store.append(error(4), covers=['batch'])
+    assert errors_in(store.path()) == numbered(3, 4)
+
+
+def test_file_taken_away_since_its_events_were_looked_at_is_busy(store):
+    store.append(error(1))
+    known = store.known()
+    store.path().unlink()
+
+    with pytest.raises(FileBusy, match='removed by another program'):
+        store.append(error(2), known=known, covers=['batch'])
+
+    assert not store.path().exists()
+    assert store.finished == []
+
+
+def test_file_is_not_read_again_for_what_we_wrote_ourselves(store, monkeypatch):
+    store.append(error(1))
+    store.append(error(2))
+    monkeypatch.delattr(storage, '_read_digests')
+
+    assert store.knows(error(1))
+    assert store.knows(error(2))
 
 
 def test_file_without_digests_of_ours_is_appended_to(store):

@@ -769,6 +769,20 @@ def test_spool_that_the_disk_does_not_give_is_read_at_the_next_sweep(
     assert len(logged('ERROR', 'next try in 1 s', 'No space left')) == 1
 
 
+def test_events_sent_again_are_stored_again_where_their_file_was_taken_away(
+    put, configfile, day_file, stored, waiting
+):
+    def take_away():
+        day_file(MONDAY).unlink()
+        put(errors(MONDAY))
+
+    put(errors(MONDAY))
+    writer(configfile, stop=Stop(take_away))
+
+    assert stored(MONDAY) == [MONDAY]
+    assert waiting() == []
+
+
 # Crashes.
 
 
