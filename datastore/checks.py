@@ -364,9 +364,10 @@ def check_leftovers(config: Config) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             'journals',
-            f'{len(orphans)} are of files that somebody took away, such as '
-            f'{orphans[0]}',
-            'put the file back where it was, without the journal; then remove it',
+            f'{len(orphans)} are of files that somebody took away or replaced, such '
+            f'as {orphans[0]}',
+            'put a file that was taken away back, without the journal; remove that '
+            'when datastore verify finds the file whole',
         )
     with contextlib.suppress(OSError):  # which check_directories tells
         if rejected := count_rejected(data_dir):

@@ -13,9 +13,15 @@ A crash before the commit point leaves an incomplete journal, which is thrown
 away.  After it, the journal is whole, and is replayed, as often as it takes,
 before anyone opens the file for writing.
 
+It is replayed into the very file it was written for, and no other: somebody may
+have put an older one in its place, or written to it since the crash.  Each 512
+bytes that it changes are then neither what they were nor what they are to be,
+which no crash leaves: disks write 512 bytes at once.  Such a journal is set aside.
+
 The journal is, little-endian: the magic, a uint32 CRC-32 of all that follows
-it, and MessagePack of the file's size, its changes as [offset, bytes], and
-the names of the spool files they came from.
+it, and MessagePack of the file's size, its changes as [offset, bytes], the names
+of the spool files they came from, the file's size before, and, of each sector
+that was there and changes, [offset, CRC-32 before, CRC-32 after].
 """
 
 import contextlib
@@ -24,6 +30,7 @@ import io
 import logging
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +44,7 @@ from datastore.upload_id import uploads_in_lines
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b'HSJRNL1\n'  # the 1 is the format's version
+MAGIC = b'HSJRNL2\n'  # the 2 is the format's version
 _HEADER = struct.Struct('<8sI')
 _BIN_32 = struct.Struct('>BI')  # what MessagePack puts before so many bytes
 
@@ -46,6 +53,7 @@ _MANY, _AT_A_TIME = 100, 8  # batches to remove
 _AT_ONCE = 1024  # pieces in a system call; IOV_MAX of Linux
 
 PAGE = 4096  # bytes; changes are kept in pages of the file system's size
+_SECTOR = 512  # bytes; what a disk writes at once, or more
 
 
 class FileBusy(Exception):
@@ -60,12 +68,16 @@ _Bytes = bytes | bytearray | memoryview
 class JournalRecord(NamedTuple):
     """One commit: what it changes in the file, and the batches it stores.
 
-    A change is an offset and what is written there, in pieces.
+    A change is an offset and what is written there, in pieces.  `size` and
+    `size_before` are the file's, in bytes; `sectors` has, of those that were there
+    before and change, the offset and the CRC-32 before and after.
     """
 
     size: int
     changes: list[tuple[int, list[_Bytes]]]
     covers: list[str]
+    size_before: int
+    sectors: list[tuple[int, int, int]]
 
 
 def journal_path(path: Path) -> Path:
@@ -225,7 +237,13 @@ class JournaledFile(io.RawIOBase):
         not take the changes.  Then either nothing was changed, or the journal
         stays to be replayed.
         """
-        record = JournalRecord(self._size, self._changes(), list(covers))
+        record = JournalRecord(
+            self._size,
+            self._changes(),
+            list(covers),
+            self._found.st_size,
+            list(self._changing_sectors()),
+        )
         journal = journal_path(self._path)
         self._lock(fcntl.LOCK_EX)
         # One lock is given up before the other is granted.
@@ -256,6 +274,23 @@ class JournaledFile(io.RawIOBase):
             changes[-1][1].append(memoryview(self._pages[page])[: self._size - offset])
             stop = offset + PAGE
         return changes
+
+    def _changing_sectors(self) -> Iterator[tuple[int, int, int]]:
+        """Yield offset and CRC-32, before and after, of sectors that change.
+
+        Of those that are in the file and stay there, whole.
+        """
+        stop = min(self._size, self._found.st_size) - _SECTOR
+        for page, after in sorted(self._pages.items()):
+            if page * PAGE > stop:
+                break
+            before = os.pread(self._descriptor, PAGE, page * PAGE)
+            if before == after:
+                continue
+            for start in range(0, min(PAGE, stop - page * PAGE + 1), _SECTOR):
+                old, new = (p[start : start + _SECTOR] for p in (before, after))
+                if old != new:
+                    yield page * PAGE + start, zlib.crc32(old), zlib.crc32(new)
 
     def _reserve(self, size: int) -> None:
         """Take the disk space for growing to `size`, before the commit point.
@@ -311,6 +346,11 @@ def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> bo
         journal.unlink(missing_ok=True)
         logger.warning('threw away %s, which a crash left incomplete', journal)
         return False
+    if not _is_of_this_file(descriptor, record):
+        # The batches are in the spool still; what of them the file holds is
+        # recognised.
+        set_aside(journal, 'is of another file, or of this one as it was before')
+        return False
     _apply(descriptor, record)
     _finish(journal, record, finish)
     uploads, *others = uploads_in_lines(record.covers)
@@ -320,6 +360,27 @@ def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> bo
     for uploads in others:
         logger.warning('more uploads of that journal', extra={'uploads': uploads})
     return True
+
+
+def _is_of_this_file(descriptor: int, record: JournalRecord) -> bool:
+    """Return whether a file is what a commit, or a part of it, makes of its own."""
+    longest = max(record.size_before, record.size)
+    if os.fstat(descriptor).st_size > longest:
+        return False
+    for offset, *either in record.sectors:
+        # A power cut may undo a size that was there before: zeros past the end.
+        found = os.pread(descriptor, _SECTOR, offset).ljust(_SECTOR, b'\0')
+        if zlib.crc32(found) not in either:
+            return False
+    return True
+
+
+def set_aside(journal: Path, reason: str) -> None:
+    """Rename a journal that is not to be replayed, for a person."""
+    aside = journal.with_name(f'{journal.name}.{time.time_ns()}.orphan')
+    journal.rename(aside)
+    durable.fsync_directory(journal.parent)
+    logger.error('%s %s, kept as %s', journal, reason, aside.name)
 
 
 def _write_journal(journal: Path, record: JournalRecord) -> None:
@@ -419,6 +480,8 @@ def _encode(record: JournalRecord) -> Iterator[_Bytes]:
         yield _BIN_32.pack(0xC6, sum(map(len, content)))
         yield from content
     yield packer.pack(record.covers)
+    yield packer.pack(record.size_before)
+    yield packer.pack(record.sectors)
 
 
 def _decode(content: bytes) -> JournalRecord | None:
@@ -429,5 +492,5 @@ def _decode(content: bytes) -> JournalRecord | None:
     body = memoryview(content)[_HEADER.size :]
     if magic != MAGIC or checksum != zlib.crc32(body):
         return None
-    size, changes, covers = msgpack.unpackb(body)
-    return JournalRecord(size, [(offset, [new]) for offset, new in changes], covers)
+    size, changes, *rest = msgpack.unpackb(body)
+    return JournalRecord(size, [(offset, [new]) for offset, new in changes], *rest)

@@ -13,7 +13,6 @@ call len() on each of them.
 import contextlib
 import logging
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -37,6 +36,7 @@ from writer.journal import (
     finish_all,
     identity_of,
     journal_path,
+    set_aside,
 )
 from writer.rows import Rows
 
@@ -148,6 +148,7 @@ class Archive:
         the batches that are stored for good with this, and are removed.
         """
         path = self.path(station, day)
+        found: Identity | None
         group = f'/hisparc/cluster_{cluster.lower()}/station_{station}'
         # Not known to be right until the commit has succeeded.
         self._digests.pop(path, None)
@@ -159,7 +160,8 @@ class Archive:
         else:
             if len(known):
                 raise FileBusy(f'{path} was removed by another program')
-            _set_orphan_aside(journal_path(path))
+            if (journal := journal_path(path)).exists():
+                set_aside(journal, 'has no file any more')
             buffer = BytesIO()
             _append(path, buffer, 'w', group, tables, digests, 0)
             durable.make_directory(path.parent)
@@ -176,15 +178,6 @@ def _identity_now(path: Path) -> Identity | None:
         return identity_of(os.stat(path))
     except FileNotFoundError:
         return None
-
-
-def _set_orphan_aside(journal: Path) -> None:
-    """Rename a journal whose file is gone; it is not about the file to come."""
-    if journal.exists():
-        aside = journal.with_name(f'{journal.name}.{time.time_ns()}.orphan')
-        journal.rename(aside)
-        durable.fsync_directory(journal.parent)
-        logger.error('%s has no file any more, kept as %s', journal, aside.name)
 
 
 def _read_digests(path: Path, file: JournaledFile) -> DigestIndex:

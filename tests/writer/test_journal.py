@@ -5,6 +5,7 @@ import errno
 import fcntl
 import io
 import os
+import random
 import stat
 from itertools import count
 from pathlib import Path
@@ -463,6 +464,48 @@ def test_replaying_twice_changes_nothing_more(path, waiting, journal):
 def test_opening_replays_before_anything_is_read(journal, open_file):
     with open_file() as file:
         assert file.read() == NEW
+
+
+def test_journal_is_replayed_whichever_sectors_are_written(path, waiting, journal):
+    content, old = journal.read_bytes(), OLD.ljust(len(NEW), b'\0')
+    for seed in range(30):
+        chosen = random.Random(seed)
+        sectors = [
+            chosen.choice((old, NEW))[start : start + 512]
+            for start in range(0, len(NEW), 512)
+        ]
+        path.write_bytes(b''.join(sectors))
+        journal.write_bytes(content)
+        waiting.update(COVERS)
+
+        replay_journal(journal, waiting.discard)
+
+        assert is_new(path, waiting)
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        pytest.param(b'an older head' + OLD[13:], id='as it was before'),
+        pytest.param(b'a newer head' + NEW[12:], id='written to since'),
+        pytest.param(NEW + b'more', id='grown since'),
+        pytest.param(b'', id='emptied'),
+    ],
+)
+def test_journal_is_not_replayed_into_another_file(
+    path, waiting, journal, other, caplog
+):
+    content = journal.read_bytes()
+    path.write_bytes(other)
+
+    replay_journal(journal, waiting.discard, on_replay=crash)
+
+    assert path.read_bytes() == other
+    assert waiting == {*COVERS, 'other.batch'}
+    assert not journal.exists()
+    (aside,) = path.parent.glob('*.orphan')
+    assert aside.read_bytes() == content
+    assert f'kept as {aside.name}' in caplog.text
 
 
 def test_journal_is_not_replayed_into_a_busy_file(path, journal, waiting):
