@@ -19,6 +19,7 @@ import numpy as np
 from datastore.event import EPOCH
 from datastore.layout import station_file
 from datastore.upload_codes import Column, Table
+from writer.heaps import require_whole
 from writer.reading import Reading
 from writer.storage import DamagedFile, as_damage
 
@@ -163,6 +164,7 @@ def _read(h5: h5py.File, path: str, wanted: np.ndarray[Any, Any]) -> dict[int, b
         return {}
     if path not in h5 or wanted[-1] >= len(h5[path]):
         raise DamagedFile(f'{h5.filename}: refers to blobs that are not there')
+    require_whole(h5[path], Path(h5.filename), wanted.tolist())
     contents = {}
     for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > _GAP) + 1):
         first = int(run[0])

@@ -28,7 +28,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,7 @@ from h5py import h5o
 
 from datastore import durable, layout
 from datastore.upload_codes import TABLES, Column, Table
+from writer.heaps import require_whole
 from writer.journal import FileBusy, journal_path, try_lock
 from writer.reading import Reading
 from writer.storage import (
@@ -415,10 +416,15 @@ class _Work:
         if self.rebuild or lengths != merged or not self._is_equal(h5, merged):
             self._news.add(station)
 
-    def _is_equal(self, h5: h5py.File, names: Iterable[str]) -> bool:
+    def _is_equal(self, h5: h5py.File, names: Collection[str]) -> bool:
         assert self.previous and self.previous.h5
         merged = self.previous.h5
+        blobs = [name for name in names if name.endswith('/blobs')]
+        for name in blobs:
+            require_whole(h5[name], Path(h5.filename))
         with as_damage(self.target):
+            for name in blobs:
+                require_whole(merged[name], self.target)
             return all(_same_rows(h5[name], merged[name]) for name in names)
 
 
@@ -527,6 +533,8 @@ def _by_child(lengths: Mapping[str, int]) -> dict[str, int]:
 def _copy_children(source: h5py.File, target: h5py.File, paths: Iterable[str]) -> None:
     for path in paths:
         parent, _, name = path.rpartition('/')
+        if name == 'blobs':
+            require_whole(source[path], Path(source.filename))
         group = require_group(target, parent)
         # Bytes as they are, attributes and all: blob indices stay true.
         h5o.copy(source.id, path.encode(), group.id, name.encode())

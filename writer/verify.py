@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from datastore.upload_codes import TABLES, Table
+from writer.heaps import require_whole
 from writer.journal import FileBusy, JournaledFile, journal_path
 
 _BLOBS_AT_ONCE = 10_000
@@ -39,7 +40,7 @@ def verify_file(path: Path, finish: Callable[[str], None]) -> Verdict:
     try:
         with JournaledFile(path, finish) as file, h5py.File(file, 'r') as h5:
             groups = list(_station_groups(h5))
-            faults = [fault for group in groups for fault in _check_station(group)]
+            faults = [f for group in groups for f in _check_station(group, path)]
             rows = sum(len(t) for group in groups for t in _tables(group))
             blobs = sum(len(group['blobs']) for group in groups if 'blobs' in group)
             faults += _check_digests(h5, rows)
@@ -60,14 +61,15 @@ def _tables(group: h5py.Group) -> Iterator[h5py.Dataset]:
     return (child for name, child in group.items() if name in _TABLES)
 
 
-def _check_station(group: h5py.Group) -> Iterator[str]:
+def _check_station(group: h5py.Group, path: Path) -> Iterator[str]:
     for name in group:
         if name not in _TABLES and name != 'blobs':
             yield f'{group.name} holds {name}, which is no table of ours'
     for dataset in _tables(group):
         yield from _check_table(dataset, _TABLES[dataset.name.rpartition('/')[2]])
     if 'blobs' in group:
-        # Read, because damage shows only then.
+        # Before they are read: damage of some kinds would hang HDF5.
+        require_whole(group['blobs'], path)
         for start in range(0, len(group['blobs']), _BLOBS_AT_ONCE):
             group['blobs'][start : start + _BLOBS_AT_ONCE]
 

@@ -5,6 +5,7 @@ import re
 import sys
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -12,6 +13,9 @@ from datastore import layout
 from datastore.commands.options import add_config, add_json, print_json
 from datastore.config import read_config
 from datastore.spool import Spool
+
+if TYPE_CHECKING:
+    from writer.verify import Verdict
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -46,22 +50,31 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
     paths = sorted(config.data_dir.glob(_pattern(parser, arguments.which)))
     finish = Spool(config.data_dir).remove
     bar = tqdm(paths, unit='file', disable=arguments.json or not sys.stderr.isatty())
-    verdicts = [verify_file(path, finish) for path in bar]
+    verdicts = []
+    for path in bar:
+        verdict = verify_file(path, finish)
+        verdicts.append(verdict)
+        if not arguments.json:
+            # As they come: there may be years of them.
+            bar.clear()
+            print(_line(verdict, config.data_dir), flush=True)
 
     if arguments.json:
         rows = [v._asdict() | {'path': str(v.path)} for v in verdicts]
         print_json(rows)
     else:
-        for verdict in verdicts:
-            relative = verdict.path.relative_to(config.data_dir)
-            found = '; '.join(verdict.faults) or ('busy' if verdict.busy else 'ok')
-            replayed = ', after replaying its journal' if verdict.replayed else ''
-            counts = f'{verdict.rows:>9,} rows {verdict.blobs:>9,} blobs'
-            print(f'{relative!s:<36} {counts}  {found}{replayed}')
         faulty = sum(bool(v.faults) for v in verdicts)
         busy = sum(v.busy for v in verdicts)
         print(f'{len(verdicts)} files, {faulty} at fault, {busy} busy')
     return int(any(v.faults or v.busy for v in verdicts))
+
+
+def _line(verdict: 'Verdict', data_dir: Path) -> str:
+    relative = verdict.path.relative_to(data_dir)
+    found = '; '.join(verdict.faults) or ('busy' if verdict.busy else 'ok')
+    replayed = ', after replaying its journal' if verdict.replayed else ''
+    counts = f'{verdict.rows:>9,} rows {verdict.blobs:>9,} blobs'
+    return f'{relative!s:<36} {counts}  {found}{replayed}'
 
 
 def _pattern(parser: argparse.ArgumentParser, which: str | None) -> str:
