@@ -74,6 +74,17 @@ def measure_backlog(data_dir: Path) -> Backlog:
     return Backlog(len(names), size, calendar.timegm(moment.timetuple()))
 
 
+def remove_batch(data_dir: Path, name: str) -> None:
+    """Remove a batch that is in the archive, or that was removed before.
+
+    Nothing is created: who only reads an archive removes what a replay finds
+    to be stored, and otherwise leaves everything as it is.  A crash before
+    this leaves the batch to be stored again.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f'{os.fspath(data_dir)}/incoming/{name}')
+
+
 def count_rejected(data_dir: Path) -> int:
     """Return how many spool files could not be read.  Raises OSError."""
     names = os.listdir(data_dir / 'rejected')
@@ -116,6 +127,7 @@ class Spool:
     """The batches under `data_dir` that are not in the archive yet."""
 
     def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self._tmp = data_dir / 'tmp'
         self._incoming = data_dir / 'incoming'
         self._incoming_path = os.fspath(self._incoming)
@@ -173,12 +185,8 @@ class Spool:
             os.close(descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a batch that is in the archive, or that was removed before.
-
-        A crash before this leaves the batch to be stored again.
-        """
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f'{self._incoming_path}/{name}')
+        """Remove a batch that is in the archive, or that was removed before."""
+        remove_batch(self._data_dir, name)
 
     def reject(self, name: str, error: str) -> None:
         """Set a file that cannot be read aside, untouched, beside its error."""

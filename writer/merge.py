@@ -269,6 +269,8 @@ class Merger:
         Return whether it is newer, and where one that was not ours went.
         """
         tmp = self._data_dir / 'tmp'
+        # Not there in an archive that came from a backup.
+        durable.make_directory(tmp)
         for debris in tmp.glob('merge-*'):
             # Of a merge that was killed: while we hold the lock there is no other.
             debris.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -14,10 +15,11 @@ from datastore.commands.options import (
     CommandError,
     add_config,
     add_wait,
+    check_data_dir,
     station_number,
 )
 from datastore.config import read_config
-from datastore.spool import Spool
+from datastore.spool import remove_batch
 from datastore.upload_codes import TABLES
 
 if TYPE_CHECKING:
@@ -95,9 +97,10 @@ def _export(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
     if arguments.start >= arguments.end:
         parser.error(f'END {arguments.end} is not after START {arguments.start}')
     config = read_config(arguments.config)
+    check_data_dir(config)
     selection = Selection(
         config.data_dir,
-        Reading(Spool(config.data_dir).remove, arguments.wait),
+        Reading(partial(remove_batch, config.data_dir), arguments.wait),
         arguments.station,
         _TABLES[arguments.table],
         arguments.start,

@@ -8,18 +8,20 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING
 
 from datastore.commands.options import (
     add_config,
     add_json,
     add_wait,
+    check_data_dir,
     day,
     number,
     print_json,
 )
 from datastore.config import Config, read_config
-from datastore.spool import Spool
+from datastore.spool import remove_batch
 
 if TYPE_CHECKING:
     from writer.merge import Merged, Merger
@@ -100,6 +102,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def _merge(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     _check(parser, arguments)
     config = read_config(arguments.config)
+    check_data_dir(config)
     with _stopped_by_signals() as stop:
         return _run(arguments, config, stop)
 
@@ -109,7 +112,7 @@ def _run(arguments: argparse.Namespace, config: Config, stop: threading.Event) -
     from writer.merge import Merger
     from writer.reading import Reading
 
-    finish = Spool(config.data_dir).remove
+    finish = partial(remove_batch, config.data_dir)
     reading = Reading(finish, arguments.wait, wait=stop.wait)
     merger = Merger(config.data_dir, reading, stop, config.min_free_space)
     report = _Report(arguments)

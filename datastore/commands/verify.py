@@ -4,15 +4,16 @@ import argparse
 import re
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from datastore import layout
-from datastore.commands.options import add_config, add_json, print_json
+from datastore.commands.options import add_config, add_json, check_data_dir, print_json
 from datastore.config import read_config
-from datastore.spool import Spool
+from datastore.spool import remove_batch
 
 if TYPE_CHECKING:
     from writer.verify import Verdict
@@ -46,9 +47,11 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
 
     if (arguments.which is None) != arguments.all:
         parser.error('name a DATE or a STATION, or give --all')
+    pattern = _pattern(parser, arguments.which)
     config = read_config(arguments.config)
-    paths = sorted(config.data_dir.glob(_pattern(parser, arguments.which)))
-    finish = Spool(config.data_dir).remove
+    check_data_dir(config)
+    paths = sorted(config.data_dir.glob(pattern))
+    finish = partial(remove_batch, config.data_dir)
     bar = tqdm(paths, unit='file', disable=arguments.json or not sys.stderr.isatty())
     verdicts = []
     for path in bar:

@@ -340,6 +340,26 @@ def test_no_rows_is_status_1_and_says_what_there_is(run, two_showers, tmp_path):
     assert not output.exists()
 
 
+def test_data_dir_that_is_not_there_is_said_and_not_made(run, data_dir):
+    status, _, err = run(STATION, '2020-02-03', '2020-02-04')
+    assert status == 1
+    assert f'data_dir in [General]: {data_dir} is no directory' in err
+    assert not data_dir.exists()
+
+
+def test_copy_of_the_archive_alone_is_read_and_stays_as_it_is(run, files, data_dir):
+    files.store(STATION, shower(MONDAY))
+    for name in ('tmp', 'incoming', 'rejected'):
+        (data_dir / name).rmdir()
+    before = sorted(data_dir.rglob('*'))
+
+    status, out, err = run(STATION, '2020-02-03', '2020-02-04')
+
+    assert (status, err) == (0, '')
+    assert len(read_csv(out)) == 1
+    assert sorted(data_dir.rglob('*')) == before
+
+
 def test_no_file_is_status_1(run, two_showers):
     status, _, err = run(STATION, '2020-03-01', '2020-04-01')
     assert status == 1

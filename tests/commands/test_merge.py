@@ -147,6 +147,26 @@ def test_file_of_another_program_stays_and_the_other_days_are_merged(
     assert 'unchanged' not in printed
 
 
+def test_data_dir_that_is_not_there_is_said_and_not_made(run, data_dir):
+    for arguments in (['--changed'], ['2020-02-03']):
+        status, _, complaint = run(*arguments)
+        assert status == 1
+        assert f'data_dir in [General]: {data_dir} is no directory' in complaint
+    assert not data_dir.exists()
+
+
+def test_archive_from_a_backup_is_merged_without_its_spool(run, files, data_dir):
+    files.store(STATION, *errors(MONDAY))
+    for name in ('tmp', 'incoming', 'rejected'):
+        (data_dir / name).rmdir()
+
+    status, printed, _ = run('2020-02-03')
+
+    assert status == 0
+    assert 'merged in' in printed
+    assert not (data_dir / 'incoming').exists()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'complaint'),
     [

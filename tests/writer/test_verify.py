@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -165,6 +166,21 @@ def test_file_that_is_written_to_is_said_to_be_busy(archive, verify):
         status, printed = verify('--all')
     assert status == 1
     assert printed.endswith('2 files, 0 at fault, 1 busy\n')
+
+
+def test_data_dir_that_is_not_there_is_said_and_not_made(configfile, data_dir, capsys):
+    assert cli.main(['verify', '--all', '--config', str(configfile)]) == 1
+    said = capsys.readouterr().err
+    assert f'data_dir in [General]: {data_dir} is no directory' in said
+    assert not data_dir.exists()
+
+
+def test_copy_of_the_archive_alone_stays_as_it_is(archive, verify, data_dir):
+    for name in ('tmp', 'incoming', 'rejected'):
+        shutil.rmtree(data_dir / name)
+    before = sorted(data_dir.rglob('*'))
+    assert verify('--all')[0] == 0
+    assert sorted(data_dir.rglob('*')) == before
 
 
 @pytest.mark.parametrize('arguments', [[], ['501', '--all'], ['yesterday']])
