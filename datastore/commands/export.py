@@ -16,6 +16,7 @@ from datastore.commands.options import (
     add_config,
     add_wait,
     check_data_dir,
+    check_owner,
     station_number,
 )
 from datastore.config import read_config
@@ -98,6 +99,7 @@ def _export(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
         parser.error(f'END {arguments.end} is not after START {arguments.start}')
     config = read_config(arguments.config)
     check_data_dir(config)
+    check_owner(config.data_dir)
     selection = Selection(
         config.data_dir,
         Reading(partial(remove_batch, config.data_dir), arguments.wait),

@@ -16,6 +16,7 @@ from datastore.commands.options import (
     add_json,
     add_wait,
     check_data_dir,
+    check_owner,
     day,
     number,
     print_json,
@@ -103,6 +104,7 @@ def _merge(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
     _check(parser, arguments)
     config = read_config(arguments.config)
     check_data_dir(config)
+    check_owner(config.data_dir)
     with _stopped_by_signals() as stop:
         return _run(arguments, config, stop)
 

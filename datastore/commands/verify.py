@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from datastore import layout
-from datastore.commands.options import add_config, add_json, check_data_dir, print_json
+from datastore.commands.options import (
+    add_config,
+    add_json,
+    check_data_dir,
+    check_owner,
+    print_json,
+)
 from datastore.config import read_config
 from datastore.spool import remove_batch
 
@@ -50,6 +56,7 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
     pattern = _pattern(parser, arguments.which)
     config = read_config(arguments.config)
     check_data_dir(config)
+    check_owner(config.data_dir)
     paths = sorted(config.data_dir.glob(pattern))
     finish = partial(remove_batch, config.data_dir)
     bar = tqdm(paths, unit='file', disable=arguments.json or not sys.stderr.isatty())

@@ -360,6 +360,17 @@ def test_copy_of_the_archive_alone_is_read_and_stays_as_it_is(run, files, data_d
     assert sorted(data_dir.rglob('*')) == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root gives files away')
+def test_root_is_not_to_replay_what_the_writer_owns(run, files, data_dir):
+    files.store(STATION, shower(MONDAY))
+    os.chown(data_dir, 54321, -1)
+
+    status, out, err = run(STATION, '2020-02-03', '2020-02-04')
+
+    assert (status, out) == (1, b'')
+    assert 'belongs to user #54321' in err
+
+
 def test_no_file_is_status_1(run, two_showers):
     status, _, err = run(STATION, '2020-03-01', '2020-04-01')
     assert status == 1

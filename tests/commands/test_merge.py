@@ -155,6 +155,19 @@ def test_data_dir_that_is_not_there_is_said_and_not_made(run, data_dir):
     assert not data_dir.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root gives files away')
+def test_root_is_not_to_leave_files_that_the_writer_cannot_read(run, files, data_dir):
+    files.store(STATION, *errors(MONDAY))
+    os.chown(data_dir, 54321, -1)
+    before = sorted(data_dir.rglob('*'))
+
+    status, _, complaint = run('2020-02-03')
+
+    assert status == 1
+    assert 'belongs to user #54321' in complaint
+    assert sorted(data_dir.rglob('*')) == before
+
+
 def test_archive_from_a_backup_is_merged_without_its_spool(run, files, data_dir):
     files.store(STATION, *errors(MONDAY))
     for name in ('tmp', 'incoming', 'rejected'):

@@ -175,6 +175,15 @@ def test_data_dir_that_is_not_there_is_said_and_not_made(configfile, data_dir, c
     assert not data_dir.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root gives files away')
+def test_root_is_not_to_replay_what_the_writer_owns(
+    archive, configfile, data_dir, capsys
+):
+    os.chown(data_dir, 54321, -1)
+    assert cli.main(['verify', '--all', '--config', str(configfile)]) == 1
+    assert 'belongs to user #54321' in capsys.readouterr().err
+
+
 def test_copy_of_the_archive_alone_stays_as_it_is(archive, verify, data_dir):
     for name in ('tmp', 'incoming', 'rejected'):
         shutil.rmtree(data_dir / name)
