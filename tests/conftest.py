@@ -1,6 +1,7 @@
 """Fixtures: a configuration with one station, events, and a real uWSGI."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
@@ -35,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / 'data'
+
+
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory that every user can look into, unlike `tmp_path`."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ PROJECT = Path(__file__).parents[1]
 STATION, CLUSTER, PASSWORD = 510, 'Science Park', 'a secret'
 GROUP = f'/hisparc/cluster_science park/station_{STATION}'
 
+NOBODY = 65534  # a user who owns nothing
+
 # Uploads of real stations, which are not part of the project.
 RECORDINGS = PROJECT.parent / 'shared' / 'data' / 'uploads'
 

@@ -1,6 +1,7 @@
 """`datastore verify`: are the files of the archive whole?"""
 
 import argparse
+import os
 import re
 import sys
 from datetime import date
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from datastore import layout
 from datastore.commands.options import (
+    CommandError,
     add_config,
     add_json,
     check_data_dir,
@@ -57,7 +59,12 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
     config = read_config(arguments.config)
     check_data_dir(config)
     check_owner(config.data_dir)
+    os.scandir(config.data_dir).close()  # glob passes over what it may not list
     paths = sorted(config.data_dir.glob(pattern))
+    if arguments.which and not paths:
+        # An archive may be empty; what somebody names is to be there.
+        sought = f'{config.data_dir}/{pattern}'
+        raise CommandError(f'no file of {arguments.which}: looked for {sought}')
     finish = partial(remove_batch, config.data_dir)
     bar = tqdm(paths, unit='file', disable=arguments.json or not sys.stderr.isatty())
     verdicts = []

@@ -3,19 +3,15 @@
 import errno
 import json
 import os
-import tempfile
-from pathlib import Path
 
 import pytest
-from support import STATION, write_config
+from support import NOBODY, STATION, write_config
 
 from datastore import checks, cli, durable
 from datastore.checks import FAULT, OK, WARNING
 from datastore.spool import Spool
 from writer.writer_app import _only_writer, writer
 from wsgi import wsgi_app
-
-NOBODY = 65534  # a user who owns nothing
 
 
 @pytest.fixture
@@ -277,14 +273,6 @@ def test_writer_that_is_alive_is_well(well, check, data_dir):
     assert levels(check()[1], 'writer') == [WARNING]
     with _only_writer(data_dir):
         assert levels(check()[1], 'writer') == [OK]
-
-
-@pytest.fixture
-def public_directory():
-    """A directory that every user can look into, unlike `tmp_path`."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason='takes root to be another user')

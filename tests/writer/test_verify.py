@@ -10,7 +10,7 @@ from datetime import datetime
 
 import h5py
 import pytest
-from support import GROUP, STATION
+from support import GROUP, NOBODY, STATION, write_config
 
 from datastore import cli
 from datastore.simulation import Simulation
@@ -52,12 +52,45 @@ def test_whole_archive_passes(archive, verify):
 
 @pytest.mark.parametrize(
     ('which', 'files'),
-    [('2020-05-17', 1), (str(STATION), 2), ('2020-05-19', 0), ('511', 0)],
+    [('2020-05-17', 1), (str(STATION), 2)],
 )
 def test_only_the_files_that_are_named_are_checked(archive, verify, which, files):
     status, printed = verify(which, '--json')
     assert status == 0
     assert len(json.loads(printed)) == files
+
+
+@pytest.mark.parametrize(
+    ('which', 'sought'),
+    [('2020-05-19', '2020/5/2020_5_19/station_*.h5'), ('511', 'station_511.h5')],
+)
+def test_what_is_named_and_not_there_is_an_error(
+    archive, configfile, data_dir, capsys, which, sought
+):
+    assert cli.main(['verify', which, '--config', str(configfile)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ''
+    assert said.err.startswith(f'datastore: no file of {which}: looked for {data_dir}/')
+    assert said.err.endswith(f'/{sought}\n')
+
+
+def test_empty_archive_is_whole(data_dir, verify):
+    data_dir.mkdir()
+    assert verify('--all') == (0, '0 files, 0 at fault, 0 busy\n')
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='takes root to be another user')
+def test_archive_that_may_not_be_listed_is_not_said_to_be_whole(
+    public_directory, capsys
+):
+    configfile = write_config(public_directory)
+    (public_directory / 'data').mkdir(0o711)
+    os.seteuid(NOBODY)
+    try:
+        assert cli.main(['verify', '--all', '--config', str(configfile)]) == 1
+    finally:
+        os.seteuid(0)
+    assert 'Permission denied' in capsys.readouterr().err
 
 
 def test_json_counts_rows_and_blobs(archive, verify):
