@@ -65,6 +65,13 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
         # An archive may be empty; what somebody names is to be there.
         sought = f'{config.data_dir}/{pattern}'
         raise CommandError(f'no file of {arguments.which}: looked for {sought}')
+    if paths and not any(os.access(p, os.W_OK, effective_ids=True) for p in paths):
+        # They are opened as the writer does, which may have a journal to replay.
+        raise CommandError(
+            f'{config.data_dir}: this user cannot write to any of its files, as '
+            'verify has to, for journals that crashes left; run it as their owner, '
+            'or on a copy that can be written to'
+        )
     finish = partial(remove_batch, config.data_dir)
     bar = tqdm(paths, unit='file', disable=arguments.json or not sys.stderr.isatty())
     verdicts = []

@@ -93,6 +93,22 @@ def test_archive_that_may_not_be_listed_is_not_said_to_be_whole(
     assert 'Permission denied' in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='takes root to be another user')
+def test_archive_that_is_read_only_is_not_said_to_be_damaged(public_directory, capsys):
+    configfile = write_config(public_directory)
+    day = public_directory / 'data/2020/5/2020_5_17'
+    day.mkdir(0o755, parents=True)
+    (day / f'station_{STATION}.h5').touch(0o644)
+    os.seteuid(NOBODY)
+    try:
+        assert cli.main(['verify', '--all', '--config', str(configfile)]) == 1
+    finally:
+        os.seteuid(0)
+    said = capsys.readouterr()
+    assert said.out == ''
+    assert 'cannot write to any of its files' in said.err
+
+
 def test_json_counts_rows_and_blobs(archive, verify):
     _, printed = verify('2020-05-17', '--json')
     (found,) = json.loads(printed)
