@@ -90,20 +90,19 @@ class Selection:
 
     def _paths(self) -> Iterator[Path]:
         names = [path.name for path in self._data_dir.glob('[0-9]*')]
-        years = sorted(int(name) for name in names if name.isdecimal())
-        day = self._start.date()
-        while day <= (self._end - timedelta(seconds=1)).date():
-            if day.year not in years:
-                # Somebody may ask for everything since the year 1.
-                later = [year for year in years if day.year < year < 9999]
-                if not later:
-                    return
-                day = date(later[0], 1, 1)
-                continue
-            path = station_file(self._data_dir, day, self._station)
-            if path.exists():
-                yield path
-            day += timedelta(days=1)
+        years = {int(name) for name in names if name.isdecimal()}
+        first = self._start.date()
+        last = (self._end - timedelta(seconds=1)).date()
+        for year in range(first.year, last.year + 1):
+            if year not in years:
+                continue  # somebody may ask for everything since the year 1
+            # By number: there is no day after the last of the year 9999.
+            begin = max(first, date(year, 1, 1)).toordinal()
+            end = min(last, date(year, 12, 31)).toordinal()
+            for day in map(date.fromordinal, range(begin, end + 1)):
+                path = station_file(self._data_dir, day, self._station)
+                if path.exists():
+                    yield path
 
     def _rows(self, path: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """Return the rows of one day, by the path of their group."""

@@ -106,6 +106,15 @@ def test_rows_are_from_start_up_to_end_across_files(run, files, start, end, expe
     assert found == expected
 
 
+def test_last_day_of_all_can_be_asked_for(run, files, data_dir):
+    files.store(STATION, shower(MONDAY))
+    (data_dir / '9999').mkdir()
+    for start in ('9999-12-31', '2020-02-04'):
+        status, _, err = run(STATION, start, '9999-12-31T23:59:59')
+        assert status == 1
+        assert err.endswith('; there is no file of it on these days\n')
+
+
 def test_rows_of_a_second_are_in_order_of_nanoseconds(run, files):
     files.store(STATION, shower(MONDAY, 3), shower(MONDAY, 1), shower(MONDAY, 2))
     _, out, _ = run(STATION, '2020-02-03', '2020-02-04')
