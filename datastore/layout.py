@@ -13,10 +13,15 @@ JOURNALS = f'{STATION_FILES}.journal'
 ORPHANS = f'{DAYS}/*.orphan'
 
 
+def year_directory(data_dir: Path, year: int) -> Path:
+    """Return where the files of a year are."""
+    return data_dir / str(year)
+
+
 def day_directory(data_dir: Path, day: date) -> Path:
     """Return where the station files of a day are."""
     name = f'{day.year}_{day.month}_{day.day}'
-    return data_dir / str(day.year) / str(day.month) / name
+    return year_directory(data_dir, day.year) / str(day.month) / name
 
 
 def station_file(data_dir: Path, day: date, station: int) -> Path:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from datastore.event import EPOCH
-from datastore.layout import station_file
+from datastore.layout import station_file, year_directory
 from datastore.upload_codes import Column, Table
 from writer.heaps import require_whole
 from writer.reading import Reading
@@ -89,19 +89,18 @@ class Selection:
                     yield Part(part, self._blobs(path, group, part))
 
     def _paths(self) -> Iterator[Path]:
-        names = [path.name for path in self._data_dir.glob('[0-9]*')]
-        years = {int(name) for name in names if name.isdecimal()}
+        # By exact paths: who may open a file need not be allowed to list them.
         first = self._start.date()
         last = (self._end - timedelta(seconds=1)).date()
         for year in range(first.year, last.year + 1):
-            if year not in years:
+            if not _is_there(year_directory(self._data_dir, year)):
                 continue  # somebody may ask for everything since the year 1
             # By number: there is no day after the last of the year 9999.
             begin = max(first, date(year, 1, 1)).toordinal()
             end = min(last, date(year, 12, 31)).toordinal()
             for day in map(date.fromordinal, range(begin, end + 1)):
                 path = station_file(self._data_dir, day, self._station)
-                if path.exists():
+                if _is_there(path):
                     yield path
 
     def _rows(self, path: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
@@ -155,6 +154,15 @@ class Selection:
         trace = _unfold(content)
         self.undecodable += trace is None
         return trace
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a path exists; raises OSError if that cannot be told."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _read(h5: h5py.File, path: str, wanted: np.ndarray[Any, Any]) -> dict[int, bytes]:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet
 import pytest
-from support import PROJECT, STATION
+from support import NOBODY, PROJECT, STATION, DayFiles, write_config
 
 from datastore import cli
 from datastore.event import Event
@@ -378,6 +378,35 @@ def test_root_is_not_to_replay_what_the_writer_owns(run, files, data_dir):
 
     assert (status, out) == (1, b'')
     assert 'belongs to user #54321' in err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='takes root to be another user')
+@pytest.mark.parametrize(
+    ('mode', 'complaint'),
+    [(0o711, ''), (0o700, 'Permission denied')],
+    ids=['may enter', 'may not'],
+)
+def test_who_may_enter_directories_need_not_list_them(
+    public_directory, capfdbinary, mode, complaint
+):
+    configfile = write_config(public_directory)
+    data_dir = public_directory / 'data'
+    path = DayFiles(data_dir).store(STATION, shower(MONDAY))
+    path.chmod(0o644)
+    for directory in path.relative_to(data_dir).parents:
+        (data_dir / directory).chmod(0o711)
+    data_dir.chmod(mode)
+    arguments = [str(STATION), '2020-02-03', '2020-02-04']
+
+    os.seteuid(NOBODY)
+    try:
+        status = cli.main(['export', *arguments, '--config', str(configfile)])
+    finally:
+        os.seteuid(0)
+
+    out, err = capfdbinary.readouterr()
+    assert complaint in err.decode()
+    assert (status, len(read_csv(out))) == ((1, 0) if complaint else (0, 1))
 
 
 def test_no_file_is_status_1(run, two_showers):
