@@ -30,6 +30,9 @@ _GAP = 64  # blobs that nobody asked for, but are read rather than skipped
 _SAMPLES = re.compile(rb'-?\d{1,9}(?:,-?\d{1,9})*')  # what a trace unfolds to
 _MAX_TRACE = 2**24  # bytes of that; a readout window takes some 10^5
 
+_Rows = np.ndarray[Any, np.dtype[Any]]  # of the table's row dtype
+_Indices = np.ndarray[Any, np.dtype[np.intp]]
+
 Blobs = list[str | None] | list[list[str | None]]
 
 
@@ -81,12 +84,12 @@ class Selection:
         Raises FileBusy, DamagedFile or OSError where a file cannot be read.
         """
         for path in self._paths():
-            # A station that moved to another cluster that day is in two groups.
-            for group, rows in self._rows(path).items():
-                at_once = _ROWS_WITH_BLOBS if self._with_blobs else _ROWS_AT_ONCE
-                for first in range(0, len(rows), at_once):
-                    part = rows[first : first + at_once]
-                    yield Part(part, self._blobs(path, group, part))
+            groups, rows, origins = self._rows(path)
+            at_once = _ROWS_WITH_BLOBS if self._with_blobs else _ROWS_AT_ONCE
+            for first in range(0, len(rows), at_once):
+                some = slice(first, first + at_once)
+                part = rows[some]
+                yield Part(part, self._blobs(path, groups, part, origins[some]))
 
     def _paths(self) -> Iterator[Path]:
         # By exact paths: who may open a file need not be allowed to list them.
@@ -103,13 +106,17 @@ class Selection:
                 if _is_there(path):
                     yield path
 
-    def _rows(self, path: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-        """Return the rows of one day, by the path of their group."""
+    def _rows(self, path: Path) -> tuple[list[str], _Rows, _Indices]:
+        """Return the groups of one day, its rows, and the group of each row.
+
+        A station that moved to another cluster that day is in two groups.
+        """
         start, end = (
             (moment - EPOCH) // timedelta(seconds=1)
             for moment in (self._start, self._end)
         )
-        found = {}
+        groups: list[str] = []
+        found, origins = [np.empty(0, self.table.row_dtype)], [np.empty(0, np.intp)]
         with self._reading.open(path) as file, as_damage(path):
             for cluster in file.h5['hisparc'].values():
                 group = cluster.get(f'station_{self._station}', {})
@@ -120,25 +127,35 @@ class Selection:
                     raise ValueError(f'{self.table.name} has other columns')
                 rows = group[self.table.name][:]
                 times = rows['timestamp']
-                rows = rows[(times >= start) & (times < end)]
-                # Late data stands at the end.
-                keys = [rows['timestamp']]
-                if self.table.has_nanoseconds:
-                    keys.insert(0, rows['nanoseconds'])
-                found[group.name] = rows[np.lexsort(keys)]
-        return found
+                found.append(rows[(times >= start) & (times < end)])
+                origins.append(np.full(len(found[-1]), len(groups)))
+                groups.append(group.name)
+        rows = np.concatenate(found)
+        # Late data stands at the end.
+        keys = [rows['timestamp']]
+        if self.table.has_nanoseconds:
+            keys.insert(0, rows['nanoseconds'])
+        order = np.lexsort(keys)
+        return groups, rows[order], np.concatenate(origins)[order]
 
     def _blobs(
-        self, path: Path, group: str, rows: np.ndarray[Any, np.dtype[Any]]
+        self, path: Path, groups: list[str], rows: _Rows, origins: _Indices
     ) -> dict[str, Blobs]:
         if not self._with_blobs or not self.table.blob_columns:
             return {}
-        indices = [rows[name].ravel() for name in self.table.blob_columns]
-        wanted = np.unique(np.concatenate(indices))
+        contents = {}
         with self._reading.open(path) as file, as_damage(path):
-            contents = _read(file.h5, f'{group}/blobs', wanted[wanted >= 0])
+            for origin in np.unique(origins).tolist():
+                own = rows[origins == origin]
+                indices = [own[name].ravel() for name in self.table.blob_columns]
+                wanted = np.unique(np.concatenate(indices))
+                path_of_blobs = f'{groups[origin]}/blobs'
+                contents[origin] = _read(file.h5, path_of_blobs, wanted[wanted >= 0])
         return {
-            column.name: self._decode(column, rows[column.name].tolist(), contents)
+            column.name: [
+                self._decode(column, index, contents[origin])
+                for index, origin in zip(rows[column.name].tolist(), origins.tolist())
+            ]
             for column in self.table.columns
             if column.is_blob
         }

@@ -123,6 +123,22 @@ def test_rows_of_a_second_are_in_order_of_nanoseconds(run, files):
     assert [row['event_id'] for row in rows] == ['2', '3', '1']
 
 
+def test_rows_of_a_day_on_which_the_station_moved_are_in_order(run, files, monkeypatch):
+    monkeypatch.setattr(export, '_ROWS_WITH_BLOBS', 3)
+    for number, cluster in ((3, 'Zaanlands'), (1, 'Utrecht'), (4, 'Utrecht')):
+        event = shower(MONDAY, number, TR1=trace(number, 7))
+        files.store(STATION, event, cluster=cluster)
+    late = shower(MONDAY, 2, TR1=trace(2, 7)), shower(MONDAY, 5)
+    files.store(STATION, *late, cluster='Zaanlands')
+
+    _, out, _ = run(STATION, '2020-02-03', '2020-02-04', '--blobs')
+
+    rows = read_csv(out)
+    assert [row['nanoseconds'] for row in rows] == ['1', '2', '3', '4', '5']
+    assert [row['event_id'] for row in rows] == ['1', '2', '1', '2', '3']
+    assert [row['traces_1'] for row in rows] == ['1,7', '2,7', '3,7', '4,7', '']
+
+
 def test_blobs_of_late_rows_are_their_own(run, files, monkeypatch):
     monkeypatch.setattr(export, '_ROWS_WITH_BLOBS', 3)
     monkeypatch.setattr(export, '_GAP', 2)
