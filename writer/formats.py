@@ -52,7 +52,7 @@ class Text:
         self._columns = columns
         self._lines = io.TextIOWrapper(stream, 'utf-8', newline='')
         self._lines.writelines(f'# {comment}\n' for comment in comments)
-        self._writer = csv.writer(self._lines, delimiter=delimiter, lineterminator='\n')
+        self._writer = csv.writer(_LineEnds(self._lines), delimiter=delimiter)
         self._writer.writerow(name for c in columns for name in elements(c))
 
     def write(self, part: Part) -> None:
@@ -72,6 +72,20 @@ class Text:
     def close(self) -> None:
         self._lines.flush()
         self._lines.detach()
+
+
+class _LineEnds:
+    r"""Ends a line with `\n` that csv.writer ends with `\r\n`.
+
+    Before Python 3.13 it puts quotes around a text with `\r` or `\n` only if its
+    own lines end so; who reads the file ends a row at either.
+    """
+
+    def __init__(self, lines: IO[str]) -> None:
+        self._lines = lines
+
+    def write(self, line: str) -> None:
+        self._lines.write(f'{line[:-2]}\n')
 
 
 class Npz:

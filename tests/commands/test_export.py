@@ -207,6 +207,17 @@ def test_texts_come_back_as_they_were_sent(run, two_showers, name, delimiter):
     assert row['messages'] == 'tab\t, "quote"\nnext line \xe9'
 
 
+@pytest.mark.parametrize(('name', 'delimiter'), [('csv', ','), ('tsv', '\t')])
+def test_text_with_a_bare_carriage_return_is_one_row(run, files, name, delimiter):
+    files.store(STATION, error(MONDAY, 'GPS lost\rrestarting'))
+    arguments = '--table', 'errors', '--blobs', '--no-header', '--format', name
+    _, out, _ = run(STATION, '2020-02-03', '2020-02-04', *arguments)
+    text = io.StringIO(out.decode(), newline='')
+    (row,) = csv.DictReader(text, delimiter=delimiter)
+    assert row['messages'] == 'GPS lost\rrestarting'
+    assert b'\r\n' not in out
+
+
 def test_npz_holds_arrays_of_the_columns(exported, two_showers):
     with np.load(exported('npz', '--blobs')) as found:
         assert found['ext_timestamp'].tolist()[0] == EXT
