@@ -11,7 +11,7 @@ DATA ?= var
 .PHONY: run test bench chaos clean
 
 run: $(VENV)/run.stamp
-	@exec $(VENV)/bin/datastore serve --port $(PORT) --data $(DATA)
+	@exec $(VENV)/bin/datastore serve --port $(PORT) --data '$(DATA)'
 
 test: $(VENV)/test.stamp
 	$(VENV)/bin/ruff check .

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -28,8 +29,10 @@ from support import (
     STATION,
     read_with_pytables,
     run_writer,
+    stop,
 )
 
+from datastore.commands import serve
 from datastore.simulation import Simulation
 from datastore.station import Station, pickle_events, utc_now
 from datastore.upload_codes import EVENT_TYPES
@@ -267,6 +270,36 @@ def test_interrupt_stops_both_programs_cleanly(served):
     assert served.output.read_text().count('INFO stopped') == 1
     with pytest.raises(ProcessLookupError):
         os.kill(writer, 0)
+
+
+def test_writer_starts_from_paths_that_a_shell_and_uwsgi_would_split(
+    tmp_path, monkeypatch
+):
+    directory = tmp_path / "a b, it's c\\d"
+    directory.mkdir()
+    python = directory / 'python'  # stands for the one of a virtual environment
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, 'executable', str(python))
+    configfile = serve.prepare(directory / 'var')
+
+    command = serve.uwsgi_command(serve.find_uwsgi(), free_port(), configfile)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=PROJECT)
+    try:
+        wait_for((configfile.parent / 'status' / 'writer.json').exists)
+    finally:
+        stop(process)
+
+
+def test_make_run_takes_a_directory_with_a_space():
+    result = subprocess.run(
+        ['make', '-n', 'run', 'DATA=a b'],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shlex.split(result.stdout.splitlines()[-1])[-2:] == ['--data', 'a b']
 
 
 def test_port_in_use_is_said_in_one_line(tmp_path):

@@ -9,6 +9,7 @@ if it dies, and stops it when it stops itself.
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -69,7 +70,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 
 def serve(port: int, directory: Path) -> int:
     """Become uWSGI; this returns only by raising ConfigError or OSError."""
-    configfile = prepare(directory.absolute())
+    configfile = prepare(directory.expanduser().absolute())
     uwsgi = find_uwsgi()
     _check_port(port)
 
@@ -78,7 +79,7 @@ def serve(port: int, directory: Path) -> int:
     print(f'Data under   {configfile.parent}')
     print('Upload with  ', end='')
     print(
-        f'{os.path.relpath(sys.executable)} -m datastore.station '
+        f'{shlex.quote(os.path.relpath(sys.executable))} -m datastore.station '
         f'--url {url} --station {STATION} --password {PASSWORD} --batches 3'
     )
     print('Stop with    Ctrl-C', flush=True)
@@ -106,7 +107,9 @@ def prepare(directory: Path) -> Path:
 
 def uwsgi_command(uwsgi: str, port: int, configfile: Path) -> list[str]:
     """Return the command line of a uWSGI that serves both programs."""
-    writer = f'exec {sys.executable} -m writer --config {shlex.quote(str(configfile))}'
+    arguments = [sys.executable, '-m', 'writer', '--config', str(configfile)]
+    # For a shell, as an entry of a list that uWSGI splits at commas.
+    writer = re.sub(r'([\\,])', r'\\\1', f'exec {shlex.join(arguments)}')
     options = {
         'http-socket': f'{HOST}:{port}',
         'eval': _APPLICATION.format(configfile=str(configfile)),
