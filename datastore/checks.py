@@ -37,6 +37,8 @@ _STUCK = 900  # s; the writer tries again what is hindered every five minutes
 _MAKE_ROOM = 'make room: move old days of the archive elsewhere, or enlarge the disk'
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
+_LOCKS = Path('/proc/locks')  # see proc_locks(5)
+
 # File systems that forget at a power cut, and those of other machines.
 _FORGETFUL = {'tmpfs', 'ramfs'}
 _REMOTE = {'nfs', 'nfs4', 'cifs', 'smb3', '9p', 'fuse.sshfs'}
@@ -432,12 +434,27 @@ def _lock_holder(path: Path) -> int | None:
     starts just now.  Processes of other containers are not listed.
     """
     try:
-        inode = path.stat().st_ino
+        found = path.stat()
     except FileNotFoundError:
         return None
-    for line in Path('/proc/locks').read_text().splitlines():
+    device = f'{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}'
+    for line in _LOCKS.read_text().splitlines():
         # 1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF
         fields = line.split()
-        if fields[1] == 'FLOCK' and fields[5].rpartition(':')[2] == str(inode):
+        if fields[1] != 'FLOCK':
+            continue
+        listed, _, inode = fields[5].rpartition(':')
+        if inode != str(found.st_ino):
+            continue  # which is unique on its device only
+        # Btrfs and overlays list another device than stat(2) gives.
+        if listed == device or fields[4] == _written_in(path):
             return int(fields[4])
     return None
+
+
+def _written_in(lock: Path) -> str | None:
+    """Return the process that a lock file names, None if it cannot be read."""
+    try:
+        return lock.read_text(errors='replace').strip()
+    except OSError:
+        return None

@@ -275,6 +275,38 @@ def test_writer_that_is_alive_is_well(well, check, data_dir):
         assert levels(check()[1], 'writer') == [OK]
 
 
+@pytest.mark.parametrize(
+    ('device', 'written', 'holds'),
+    [
+        ('{major:02x}:{minor:02x}', '', True),
+        ('{major:02x}:{other:02x}', '', False),
+        ('{major:02x}:{other:02x}', '4321\n', False),
+        ('{major:02x}:{other:02x}', '1234\n', True),  # as on btrfs
+    ],
+    ids=['same device', 'another device', 'another process', 'process in the file'],
+)
+def test_holder_of_a_lock_on_another_device_is_innocent(
+    well, check, data_dir, tmp_path, monkeypatch, device, written, holds
+):
+    os.utime(data_dir / 'status' / 'writer.json', (0, 0))
+    lock = data_dir / 'writer.lock'
+    lock.write_text(written)
+    found = lock.stat()
+    major, minor = os.major(found.st_dev), os.minor(found.st_dev)
+    device = device.format(major=major, minor=minor, other=minor + 1)
+    locks = tmp_path / 'locks'
+    locks.write_text(
+        '1: -> FLOCK  ADVISORY  WRITE 77 00:01:1 0 EOF\n'
+        f'2: POSIX  ADVISORY  WRITE 88 {device}:{found.st_ino} 0 EOF\n'
+        f'3: FLOCK  ADVISORY  WRITE 1234 {device}:{found.st_ino} 0 EOF\n'
+    )
+    monkeypatch.setattr(checks, '_LOCKS', locks)
+
+    (finding,) = [f for f in check()[1] if f['subject'] == 'writer']
+
+    assert ('kill -9 1234' in finding['mend']) is holds
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason='takes root to be another user')
 def test_user_who_cannot_write_is_told_so(public_directory, check):
     configfile = write_config(public_directory)
