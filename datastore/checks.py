@@ -34,6 +34,7 @@ _LITTLE_SPACE = 2**30  # bytes, where min_free_space is off
 
 _STUCK = 900  # s; the writer tries again what is hindered every five minutes
 
+_MAKE = 'install -d -m 750 -o USER -g GROUP'
 _MAKE_ROOM = 'make room: move old days of the archive elsewhere, or enlarge the disk'
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -96,8 +97,7 @@ def check_directories(config: Config) -> Iterator[Finding]:
             FAULT,
             'data_dir',
             f'{data_dir} is not a directory',
-            f'make it, and give it to the user of both programs: '
-            f'install -d -m 750 -o USER -g GROUP {data_dir}',
+            f'make it, and give it to the user of both programs: {_MAKE} {data_dir}',
         )
         return
     kind = _file_system(data_dir)
@@ -184,27 +184,30 @@ def check_log(config: Config) -> Iterator[Finding]:
         yield Finding(OK, 'log', 'goes to standard error')
         return
     directory = Path(config.log).parent
-    if not directory.is_dir():
-        # It is made at the start, as far as permissions go.
-        above = next(p for p in (directory, *directory.parents) if p.exists())
-        yield from _check_log_directory(above, f'{directory} can be made')
+    # It is made at the start, as far as permissions go.
+    above = next(p for p in (directory, *directory.parents) if os.path.lexists(p))
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+        well = 'is writable' if above == directory else 'can be made'
+        yield Finding(OK, 'log', f'{directory} {well}')
+        return
+    # What is there already may be of the whole system, as /var/log is: it is
+    # never to be given away.
+    if not above.is_dir():
+        mend = f'{above} is not a directory: name another in log'
+    elif above != directory:
+        mend = f'make {directory}, for the user of both programs: {_MAKE} {directory}'
     else:
-        yield from _check_log_directory(directory, f'{directory} is writable')
-
-
-def _check_log_directory(directory: Path, well: str) -> Iterator[Finding]:
-    if directory.is_dir() and os.access(
-        directory, os.W_OK | os.X_OK, effective_ids=True
-    ):
-        yield Finding(OK, 'log', well)
-    else:
-        yield Finding(
-            FAULT,
-            'log',
-            f'{_user(os.geteuid())} cannot write to {directory}: neither program '
-            'starts without its log',
-            f'{_own(directory)}, or set log = -',
+        mend = (
+            f'if {directory} is of these logs alone: chown USER: {directory}; else '
+            f'name a directory of their own in log, and make it: {_MAKE} DIRECTORY'
         )
+    yield Finding(
+        FAULT,
+        'log',
+        f'{_user(os.geteuid())} cannot write to {above}: neither program starts '
+        'without its log',
+        f'{mend}; or set log = -',
+    )
 
 
 def check_space(config: Config) -> Iterator[Finding]:

@@ -326,6 +326,33 @@ def test_user_who_cannot_write_is_told_so(public_directory, check):
     assert 'cannot write there' in incoming['found']
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason='takes root to be another user')
+@pytest.mark.parametrize(
+    ('log', 'advice'),
+    [
+        ('log/datastore/hisparc', 'install -d -m 750 -o USER -g GROUP {directory}'),
+        ('log/hisparc', 'if {directory} is of these logs alone: chown USER: '),
+    ],
+    ids=['directory that is missing', 'directory of others'],
+)
+def test_directory_of_the_system_is_never_given_away(
+    public_directory, check, log, advice
+):
+    (public_directory / 'log').mkdir(0o755)
+    path = public_directory / log
+    configfile = write_config(public_directory, General={'log': path})
+    os.seteuid(NOBODY)
+    try:
+        _, findings = check(configfile)
+    finally:
+        os.seteuid(0)
+
+    (finding,) = [f for f in findings if f['subject'] == 'log']
+    assert finding['level'] == FAULT
+    assert advice.format(directory=path.parent) in finding['mend']
+    assert 'chown -R' not in finding['mend']
+
+
 def test_slow_disk_is_a_warning(well, check, monkeypatch, data_dir):
     monkeypatch.setattr(checks, '_SLOW_FSYNC', -1.0)
 
