@@ -130,10 +130,12 @@ def check_directories(config: Config) -> Iterator[Finding]:
     days = [path for path in data_dir.glob(layout.DAYS) if path.is_dir()]
     if days:  # the one that was written to last, to stand for all
         directory = min(days, key=_age)
-        yield _check_directory(directory, device)
+        # Years may be on a disk of their own: their drafts are made there.
+        yield _check_directory(directory, None)
 
 
-def _check_directory(directory: Path, device: int) -> Finding:
+def _check_directory(directory: Path, device: int | None) -> Finding:
+    """Look at one directory, which is to be on `device` if one is given."""
     subject = str(directory)
     try:
         found = directory.stat()
@@ -148,7 +150,7 @@ def _check_directory(directory: Path, device: int) -> Finding:
         return Finding(FAULT, subject, str(error), _own(directory))
     if not stat.S_ISDIR(found.st_mode):
         return Finding(FAULT, subject, 'is not a directory', 'move it out of the way')
-    if found.st_dev != device:
+    if device is not None and found.st_dev != device:
         return Finding(
             FAULT,
             subject,

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 from support import NOBODY, STATION, write_config
@@ -243,6 +244,27 @@ def test_what_is_wrong_is_found(well, check, tmp_path, spoil, subject, level, wo
         if finding['subject'] == subject.format(data=tmp_path / 'data')
     ]
     assert any(at == level and words in what for at, what in found), findings
+
+
+def test_year_that_was_moved_to_another_disk_is_well(
+    well, check, data_dir, tmp_path, monkeypatch
+):
+    day = tmp_path / 'old' / '2019/2/2019_2_3'
+    day.mkdir(parents=True)
+    (data_dir / '2019').symlink_to(tmp_path / 'old' / '2019')
+    stat = Path.stat
+
+    def stat_elsewhere(path, **options):
+        found = stat(path, **options)
+        if '2019' not in path.parts:
+            return found
+        fields = list(found)
+        fields[2] += 1  # st_dev
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(Path, 'stat', stat_elsewhere)
+
+    assert levels(check()[1], str(data_dir / '2019/2/2019_2_3')) == [OK]
 
 
 def test_full_disk_is_not_mended_by_owning_it(well, check, data_dir, monkeypatch):
