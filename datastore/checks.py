@@ -125,8 +125,10 @@ def check_directories(config: Config) -> Iterator[Finding]:
             f'chmod o-rwx {data_dir}',
         )
     device = data_dir.stat().st_dev
-    for directory in [data_dir, *(data_dir / name for name in _DIRECTORIES)]:
-        yield _check_directory(directory, device)
+    yield _check_directory(data_dir, device)
+    running = _running(data_dir)
+    for directory in (data_dir / name for name in _DIRECTORIES):
+        yield _check_directory(directory, device, running)
     days = [path for path in data_dir.glob(layout.DAYS) if path.is_dir()]
     if days:  # the one that was written to last, to stand for all
         directory = min(days, key=_age)
@@ -134,18 +136,18 @@ def check_directories(config: Config) -> Iterator[Finding]:
         yield _check_directory(directory, None)
 
 
-def _check_directory(directory: Path, device: int | None) -> Finding:
-    """Look at one directory, which is to be on `device` if one is given."""
+def _check_directory(
+    directory: Path, device: int | None, running: int | None = None
+) -> Finding:
+    """Look at one directory, which is to be on `device` if one is given.
+
+    `running` is a process of the programs, if one is known.
+    """
     subject = str(directory)
     try:
         found = directory.stat()
     except FileNotFoundError:
-        return Finding(
-            WARNING,
-            subject,
-            'it is not there yet',
-            'nothing to do: both programs make it when they start',
-        )
+        return _missing(directory, running)
     except OSError as error:
         return Finding(FAULT, subject, str(error), _own(directory))
     if not stat.S_ISDIR(found.st_mode):
@@ -178,6 +180,26 @@ def _check_directory(directory: Path, device: int | None) -> Finding:
             'look for what keeps the disk busy, and whether it fails: dmesg, iostat',
         )
     return Finding(OK, subject, f'writable, fsync in {took * 1000:.1f} ms')
+
+
+def _missing(directory: Path, running: int | None) -> Finding:
+    """Say what becomes of a directory that the programs make at their start."""
+    restart = 'systemctl restart datastore-wsgi datastore-writer'
+    if running is None:
+        return Finding(
+            WARNING,
+            str(directory),
+            'it is not there yet',
+            'both programs make it when they start; if they run, restart them: '
+            f'{restart}',
+        )
+    return Finding(
+        FAULT,
+        str(directory),
+        f'it is not there, though process {running} has started: uploads may be '
+        'answered 205, or stay in the spool',
+        f'restart both programs, which make it when they start: {restart}',
+    )
 
 
 def check_log(config: Config) -> Iterator[Finding]:
@@ -430,6 +452,17 @@ def _file_system(directory: Path) -> str:
             if place.startswith(f'{mount.rstrip("/")}/') and len(mount) >= len(best):
                 best, kind = mount, mounted
     return kind
+
+
+def _running(data_dir: Path) -> int | None:
+    """Return a process of one of the programs, None if none is known.
+
+    The endpoint holds locks too: on its counts, from its first upload on.
+    """
+    locks = [data_dir / 'writer.lock', *data_dir.glob('status/*.tally')]
+    with contextlib.suppress(OSError):
+        return next(filter(None, map(_lock_holder, locks)), None)
+    return None
 
 
 def _lock_holder(path: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from support import NOBODY, STATION, write_config
 from datastore import checks, cli, durable
 from datastore.checks import FAULT, OK, WARNING
 from datastore.spool import Spool
+from datastore.tally import Tally
 from writer.writer_app import _only_writer, writer
 from wsgi import wsgi_app
 
@@ -244,6 +246,28 @@ def test_what_is_wrong_is_found(well, check, tmp_path, spoil, subject, level, wo
         if finding['subject'] == subject.format(data=tmp_path / 'data')
     ]
     assert any(at == level and words in what for at, what in found), findings
+
+
+def test_directory_that_went_away_under_the_writer_is_a_fault(well, check, data_dir):
+    (data_dir / 'tmp').rmdir()
+    with _only_writer(data_dir):
+        _, findings = check()
+
+    (finding,) = [f for f in findings if f['subject'] == str(data_dir / 'tmp')]
+    assert finding['level'] == FAULT
+    assert 'systemctl restart' in finding['mend']
+
+
+def test_directory_that_went_away_under_the_endpoint_is_a_fault(well, check, data_dir):
+    (data_dir / 'tmp').rmdir()
+    tally = Tally(data_dir, logging.getLogger())
+    tally.refused(STATION, 205, 0.1)
+    try:
+        _, findings = check()
+    finally:
+        tally.close()
+
+    assert levels(findings, str(data_dir / 'tmp')) == [FAULT]
 
 
 def test_year_that_was_moved_to_another_disk_is_well(
