@@ -79,14 +79,17 @@ def check_user(config: Config) -> Iterator[Finding]:
     name, me = _user(owner), _user(os.geteuid())
     if owner == os.geteuid():
         yield Finding(OK, 'user', f'{me} owns {config.data_dir}')
-    else:
-        yield Finding(
-            WARNING,
-            'user',
-            f'you are {me}, and {config.data_dir} belongs to {name}: '
-            'what they may do is not known',
-            f'run this as the user of both programs: sudo -u {name} datastore check',
-        )
+        return
+    mend = f'run this as the user of both programs: sudo -u {name} datastore check'
+    if owner == 0:  # whom few users may become with sudo
+        mend = f'run this as root, if both programs do; else {_own(config.data_dir)}'
+    yield Finding(
+        WARNING,
+        'user',
+        f'you are {me}, and {config.data_dir} belongs to {name}: '
+        'what they may do is not known',
+        mend,
+    )
 
 
 def check_directories(config: Config) -> Iterator[Finding]:

@@ -366,7 +366,10 @@ def test_user_who_cannot_write_is_told_so(public_directory, check):
         os.seteuid(0)
 
     assert code == 1
-    assert levels(findings, 'user') == [WARNING]
+    (user,) = [f for f in findings if f['subject'] == 'user']
+    assert user['level'] == WARNING
+    assert user['mend'].startswith('run this as root, ')
+    assert 'sudo' not in user['mend']
     assert levels(findings, 'log') == levels(findings, str(data_dir)) == [FAULT]
     (incoming,) = [f for f in findings if f['subject'] == str(data_dir / 'incoming')]
     assert 'cannot write there' in incoming['found']
