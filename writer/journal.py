@@ -263,6 +263,11 @@ class JournaledFile(io.RawIOBase):
 
     def _changes(self) -> list[tuple[int, list[_Bytes]]]:
         """Return what was written, neighbouring pages together."""
+        # What was cut off, and is there again, reads as zeros, and so is written.
+        again = min(self._size, self._found.st_size)
+        for page in range(self._unchanged // PAGE, -(-again // PAGE)):
+            if page not in self._pages and self._unchanged < again:
+                self._pages[page] = self._page_on_disk(page)
         changes: list[tuple[int, list[_Bytes]]] = []
         stop = -1  # where the last of them ends
         for page in sorted(self._pages):

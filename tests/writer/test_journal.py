@@ -466,6 +466,19 @@ def test_opening_replays_before_anything_is_read(journal, open_file):
         assert file.read() == NEW
 
 
+@pytest.mark.parametrize('size', [2 * PAGE, len(OLD), 3 * PAGE])
+def test_what_is_cut_off_and_grows_again_is_committed_as_zeros(open_file, path, size):
+    with open_file() as file:
+        file.truncate(10)
+        file.truncate(size)
+        file.seek(0)
+        shown = file.read()
+        file.commit(COVERS)
+
+    assert shown == OLD[:10] + bytes(size - 10)
+    assert path.read_bytes() == shown
+
+
 def test_journal_is_replayed_whichever_sectors_are_written(path, waiting, journal):
     content, old = journal.read_bytes(), OLD.ljust(len(NEW), b'\0')
     for seed in range(30):
