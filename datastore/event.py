@@ -5,6 +5,7 @@ An event arrives as `{'header': {...}, 'datalist': [{'data_uploadcode': 'PH1',
 does not have that shape is an `InvalidEvent`, and stays as it came.
 """
 
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ def _parse_datalist(datalist: object) -> tuple[tuple[str, ...], tuple[Any, ...]]
     if not set(map(type, codes)) <= {str}:
         raise InvalidEvent('the datalist holds an upload code that is not text')
     if len(set(codes)) < len(codes):
-        twice = next(code for code in codes if codes.count(code) > 1)
+        twice = Counter(codes).most_common(1)[0][0]
         raise InvalidEvent(f'upload code {twice!r:.40} is sent more than once')
     # All at once; one by one only to name what is wrong.
     numbers = [value for value in values if type(value) is int]
