@@ -24,6 +24,7 @@ from datastore import durable
 
 # Text decoded from Python 3 pickles may hold lone surrogates, even two that
 # would be one character if JSON escaped them.
+_LARGE = 2**20  # characters of an event
 UNICODE_ERRORS = 'surrogatepass'
 
 
@@ -103,26 +104,30 @@ class Documents:
         `received` is in ns since the epoch, `upload` the id of the upload if it
         is known.  Raises OSError, with nothing kept, if the disk does not take it.
         """
-        events = [
-            {'reasons': list(reasons), 'event': _to_json(event)}
-            for event, reasons in flagged
-        ]
-        identity = _dump([station, cluster, events], sort_keys=True)
-        digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
-        name = f'{station}-{digest}.json'
+        # An event a line: `indent` would take four times as long, and a station
+        # that has lost the date has all of its events flagged.  One at a time, too:
+        # as text an event may take 24 times what was sent.
+        lines: list[bytes] = []
+        # Of the JSON of [station, cluster, events].
+        digest = hashlib.blake2b(_dump([station, cluster])[:-1], digest_size=8)
+        for event, reasons in flagged:
+            kept = {'reasons': list(reasons), 'event': _to_json(event)}
+            digest.update(b', ' if lines else b', [')
+            digest.update(_dump(kept, sort_keys=True))
+            lines.append(_dump(kept))
+        digest.update(b']]' if lines else b', []]')
+        name = f'{station}-{digest.hexdigest()}.json'
         head = {
             'station': station,
             'cluster': cluster,
             'received': received,
             'upload': upload,
         }
-        # An event a line: `indent` would take four times as long, and a station
-        # that has lost the date has all of its events flagged.
-        lines = b',\n  '.join(map(_dump, events))
         document = b'%b,\n "events": [\n  %b\n ]\n}' % (
             _dump(head, indent=1)[:-2],
-            lines,
+            b',\n  '.join(lines),
         )
+        lines.clear()
         durable.make_directory(self.directory)
         durable.put(self.directory / name, document, self._tmp)
         return name
@@ -231,8 +236,23 @@ def parse_document(content: bytes) -> Document:
 
 def _dump(value: Any, **how: Any) -> bytes:
     # Not in ASCII: of binary text it would make up to six times as much.
-    text = json.dumps(value, ensure_ascii=False, **how)
-    return text.encode('utf-8', UNICODE_ERRORS)
+    encoder = json.JSONEncoder(ensure_ascii=False, **how)
+    if _count_characters(value) < _LARGE:
+        return encoder.encode(value).encode('utf-8', UNICODE_ERRORS)
+    # Text by text, which takes five times as long: all of it together has the
+    # width of its widest character, and a NUL takes six of them.
+    pieces = encoder.iterencode(value)
+    return b''.join([piece.encode('utf-8', UNICODE_ERRORS) for piece in pieces])
+
+
+def _count_characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return 0
+    return sum(map(_count_characters, value))
 
 
 def _decode(encoded: Any) -> Any:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import tracemalloc
 from datetime import datetime
 
 import pytest
@@ -110,6 +111,30 @@ def test_binary_text_takes_little_more_than_its_bytes(suspicious, directory):
     name = suspicious.put(510, 'Science Park', RECEIVED, [Flagged(text, ('odd',))])
 
     assert (directory / name).stat().st_size < 2 * len(text)
+
+
+def test_large_event_takes_memory_for_a_text_at_a_time(suspicious):
+    # As JSON in one piece it would take 24 bytes for each character.
+    text = '\0' * 2**19 + '\U0001f600'
+    event = {'datalist': [{'data_uploadcode': str(n), 'data': text} for n in range(8)]}
+
+    tracemalloc.start()
+    try:
+        name = suspicious.put(510, 'Science Park', RECEIVED, [Flagged(event, ('odd',))])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 20 * 8 * len(text)
+    (kept,) = suspicious.get(name)['events']
+    assert kept['event'] == event
+
+
+def test_name_is_that_of_the_events_whether_large_or_not(suspicious, monkeypatch):
+    name = suspicious.put(510, 'Science Park', RECEIVED, FLAGGED)
+    monkeypatch.setattr('datastore.suspicious._LARGE', 0)
+
+    assert suspicious.put(510, 'Science Park', RECEIVED, FLAGGED) == name
 
 
 def test_documents_in_ascii_are_read_as_well(suspicious, directory):
