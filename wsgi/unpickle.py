@@ -33,20 +33,22 @@ from typing import Any
 
 from wsgi.rcodes import NotAnEventList
 
-# The recorded batches of stations need about 170 opcodes an event; a station
-# sends 100 events at a time.  Each opcode builds at most about 100 bytes.
-MAX_OPCODES = 400_000
+# The events of the recorded batches count as 300 to 800 opcodes, by protocol; a
+# station sends 100 events at a time, and one that sends 1,000 is not to be refused
+# for ever.  Each opcode builds at most about 100 bytes.
+MAX_OPCODES = 1_000_000
 # Flagging and keeping events costs more than decoding them.
 MAX_EVENTS = 10_000
 # Bytes of one text; as wide characters it takes four times that.
 MAX_LENGTH = 4 * 2**20
 # List, event, datalist, entry, value, and one level for what should not be.
 MAX_DEPTH = 6
-# Bytes of the longest text, times opcodes: a key of a dict is compared with an
-# equal one byte for byte, as often as there are opcodes.
+# Bytes of a text that may be there twice, times opcodes: a key of a dict is compared
+# with an equal one byte for byte, as often as there are opcodes.
 MAX_COMPARED = 2 * 10**9
-# Text reached through shared references, each time counted; 2 x `max_upload`.
-MAX_TEXT = 32 * 2**20
+# Text reached through shared references, each time counted: a `max_upload` of
+# it, and the keys.  Kept as JSON it takes up to 24 times as much memory.
+MAX_TEXT = 17 * 2**20
 
 
 def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
@@ -58,14 +60,18 @@ def load_event_list(pickled: bytes) -> list[dict[str, Any]]:
     Raises NotAnEventList for anything else, whatever it is.
     """
     opcodes = _scan(pickled)
+    unpickler = _Unpickler(pickled, opcodes)
     try:
-        loaded = _Unpickler(pickled).load()
+        loaded = unpickler.load()
     except Exception as error:
         # Nothing narrower: malformed pickles raise all that the constructors
         # and the unpickler's own checks can, and it is all the sender's fault.
         # What is raised may quote what was sent, all of it.
         reason = ascii(str(error)[:200])
         raise NotAnEventList(f'the data cannot be unpickled: {reason}') from error
+    if unpickler.rest():
+        # It may hold events, which 100 would have the station delete.
+        raise NotAnEventList('the data goes on after the end of its pickle')
     if not _is_usual(loaded, opcodes) and _admit(loaded, opcodes):
         loaded = decode_object(loaded)
     if type(loaded) is not list or not set(map(type, loaded)) <= {dict}:
@@ -165,7 +171,8 @@ def _scan(pickled: bytes) -> int:
     last, each with an argument within bounds.
     """
     position = opcodes = 0
-    longest = _SHORT
+    # Two texts that are equal are as long; one alone is compared with nothing.
+    longest = second = _SHORT
     end_of_frame = end = len(pickled)
     while position < end:
         start = position
@@ -186,11 +193,12 @@ def _scan(pickled: bytes) -> int:
                 position, end_of_frame = _scan_frame(pickled, position)
             else:
                 position = _scan_long(pickled, position, end_of_frame)
+                second = max(second, min(longest, position - argument))
                 longest = max(longest, position - argument)
     if longest > MAX_LENGTH:
         raise NotAnEventList(f'the data has a text of over {MAX_LENGTH} bytes')
-    if longest * opcodes > MAX_COMPARED:
-        raise NotAnEventList(f'the data has texts of {longest} bytes among too many')
+    if second * opcodes > MAX_COMPARED:
+        raise NotAnEventList(f'the data has texts of {second} bytes among too many')
     return opcodes
 
 
@@ -264,13 +272,16 @@ class _Encode(_StandIn):
     """`_codecs.encode(text, 'latin1')`: bytes, in protocols that lack them.
 
     Encodes at most `budget` characters in all: text that is shared could
-    otherwise be multiplied.
+    otherwise be multiplied.  Of those over `long` characters, one of each length:
+    equal ones would be compared as keys.
     """
 
-    __slots__ = ('_budget',)
+    __slots__ = ('_budget', '_long', '_seen')
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, long: int) -> None:
         self._budget = budget
+        self._long = long
+        self._seen: set[int] = set()
 
     def __call__(self, text: str, encoding: str) -> bytes:
         if type(text) is not str or encoding != 'latin1':
@@ -278,6 +289,10 @@ class _Encode(_StandIn):
         self._budget -= len(text)
         if self._budget < 0:
             raise pickle.UnpicklingError('more is encoded than was sent')
+        if len(text) > self._long:
+            if len(text) in self._seen:
+                raise pickle.UnpicklingError('long texts are encoded again and again')
+            self._seen.add(len(text))
         return text.encode('latin-1')
 
 
@@ -372,11 +387,15 @@ _STAND_INS: dict[tuple[str, str], _StandIn] = {
 class _Unpickler(pickle.Unpickler):
     """Unpickles with the stand-ins for all that a pickle names."""
 
-    def __init__(self, pickled: bytes) -> None:
+    def __init__(self, pickled: bytes, opcodes: int) -> None:
         # Buffered, or the bytes of each opcode are asked for one by one.
-        file = io.BufferedReader(io.BytesIO(pickled), 2**17)
-        super().__init__(file, encoding='latin-1')
-        self._encode = _Encode(len(pickled))
+        self._file = io.BufferedReader(io.BytesIO(pickled), 2**17)
+        super().__init__(self._file, encoding='latin-1')
+        self._encode = _Encode(len(pickled), MAX_COMPARED // max(1, opcodes))
+
+    def rest(self) -> bytes:
+        """Return what follows the pickle that was loaded."""
+        return self._file.read()
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ('_codecs', 'encode'):

@@ -40,8 +40,10 @@ def read_upload(environ: dict[str, Any], max_upload: int) -> Upload:
     `max_upload` bytes, ends early, or lacks a field.
     """
     body: BinaryIO = environ['wsgi.input']
-    if environ['REQUEST_METHOD'] != 'POST':
-        raise InvalidPost(f'{environ["REQUEST_METHOD"]:.10} instead of POST')
+    # What is no HTTP at all, such as TLS, comes without a method.
+    method = environ.get('REQUEST_METHOD') or 'something'
+    if method != 'POST':
+        raise InvalidPost(f'{method:.10} instead of POST')
     declared = environ.get('CONTENT_LENGTH') or ''
     if not re.fullmatch('[0-9]{1,15}', declared):
         raise InvalidPost(f'the length of the body is {declared!r:.20}')

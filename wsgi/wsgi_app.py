@@ -173,7 +173,11 @@ def _store(
         # The flagged first: a station that has to send the batch again
         # replaces them, where good events would be stored a second time.
         if flagged:
-            name = endpoint.suspicious.put(number, cluster, received, flagged, upload)
+            # One thread at a time, as above: it takes more memory than decoding.
+            with endpoint.decoding:
+                name = endpoint.suspicious.put(
+                    number, cluster, received, flagged, upload
+                )
         if good:
             batch = encode_series(number, cluster, received, good)
             endpoint.spool.put(number, batch, upload)

@@ -226,7 +226,7 @@ def test_an_upload_that_is_too_large_to_unpickle_is_not_read_either():
     codes = [f'{number:02}' for number in range(100)]
     event = in_python_2_order(EVENTS[0])
     event['datalist'] = [{'data': 0, 'data_uploadcode': code} for code in codes]
-    small, large = (pickled_as_python_2([event] * number) for number in (50, 200))
+    small, large = (pickled_as_python_2([event] * number) for number in (50, 500))
 
     assert read_by(EventReader(), small) == unpickled(small)
     assert read_by(EventReader(), small) is not None

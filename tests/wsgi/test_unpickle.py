@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import PROJECT, RECORDINGS
 
+from datastore.simulation import Simulation
 from tests.wsgi import hostile_pickles
 from wsgi.rcodes import NotAnEventList
 from wsgi.unpickle import decode_object, load_event_list
@@ -537,8 +538,32 @@ def test_pickle_cut_short_anywhere_is_refused(pickled):
     [b'r\xff\xff\x07\x00', b'cos\nsystem\n', b')R', pickle.dumps([{}])],
     ids=['memo', 'name', 'call', 'another pickle'],
 )
-def test_what_follows_a_pickle_is_not_executed(behind):
-    assert load_event_list(pickle.dumps([], 2) + behind) == []
+def test_what_follows_a_pickle_is_neither_executed_nor_dropped(behind):
+    with pytest.raises(NotAnEventList, match='goes on after'):
+        load_event_list(pickle.dumps([], 2) + behind)
+
+
+@pytest.mark.parametrize('protocol', PROTOCOLS)
+def test_station_may_send_a_thousand_events_and_a_long_text_at_once(protocol):
+    events = Simulation(datetime(2020, 5, 17, 9), seed=1).take(1000)
+    message = {'data_uploadcode': 'ERRMSG', 'data': 'x' * 50_000}
+    events.append({'header': events[0]['header'], 'datalist': [message]})
+
+    assert load_event_list(pickle.dumps(events, protocol)) == events
+
+
+def encoded_twice(length):
+    encode = b'c_codecs\nencode\nq\0X' + length.to_bytes(4, 'little') + b'x' * length
+    encode += b'q\1U\6latin1q\2\x86R'
+    return encode + b'h\0h\1h\2\x86R'
+
+
+def test_long_text_is_not_encoded_twice():
+    many = b'N' * 50_000
+    with pytest.raises(NotAnEventList, match='not a list of events'):
+        load_event_list(b'](' + encoded_twice(1000) + many + b'e.')
+    with pytest.raises(NotAnEventList, match='again and again'):
+        load_event_list(b'](' + encoded_twice(50_000) + many + b'e.')
 
 
 @settings(max_examples=200, deadline=None)
