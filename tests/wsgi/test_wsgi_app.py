@@ -19,10 +19,12 @@ from support import CLUSTER, PASSWORD, RECORDINGS, STATION, write_config
 from datastore.batch import decode_batch
 from datastore.config import ConfigError
 from datastore.event import parse_event
+from datastore.python2 import in_python_2_order, pickled_as_python_2
 from datastore.spool import Spool
 from datastore.suspicious import Suspicious
 from datastore.upload_id import upload_id
 from wsgi import outcomes, wsgi_app
+from wsgi.protocol0 import EventReader
 from wsgi.rcodes import TransactionFailed
 from wsgi.repetition import Repetition
 
@@ -268,41 +270,70 @@ def test_same_batch_again_is_taken_again(upload, make_event, spooled):
 # Suspicious events.
 
 
-def test_good_events_of_a_mixed_batch_are_spooled_and_the_others_kept(
-    upload, make_event, spooled, kept, log
-):
-    good = [make_event(nanoseconds=n) for n in (1, 2)]
-    early = make_event(moment=BEFORE_EARLIEST)
-    cold = make_event(moment=COLD_START, nanoseconds=10**9)
-    unknown = make_event('XYZ', ABC=1)
+def as_read_at_once(event_list):
+    """Return the pickle of Python 2 stations, which is not unpickled."""
+    pickled = pickled_as_python_2([in_python_2_order(event) for event in event_list])
+    assert EventReader().read(pickled) is not None
+    return pickled
 
-    assert upload([early, good[0], cold, unknown, good[1]]) == 100
+
+# What reads them must not decide whether they are looked at.
+of_each_python = pytest.mark.parametrize(
+    'pickled',
+    [
+        pytest.param(partial(pickle.dumps, protocol=2), id='unpickled'),
+        pytest.param(as_read_at_once, id='read at once'),
+    ],
+)
+
+
+@of_each_python
+def test_good_events_of_a_mixed_batch_are_spooled_and_the_others_kept(
+    upload, make_event, spooled, kept, log, pickled
+):
+    good = [make_event(nanoseconds=n, PH1=1) for n in (1, 2)]
+    early = make_event(moment=BEFORE_EARLIEST, PH1=1)
+    cold = make_event(moment=COLD_START, nanoseconds=10**9, PH1=1)
+
+    assert upload(pickled([early, good[0], cold, good[1]])) == 100
 
     (batch,) = spooled()
     assert batch.events == tuple(map(parse_event, good))
     (document,) = kept()
     assert (document['station'], document['cluster']) == (STATION, CLUSTER)
     assert document['received'] == batch.received
-    assert [each['event'] for each in document['events']] == [early, cold, unknown]
+    assert [each['event'] for each in document['events']] == [early, cold]
     assert [each['reasons'] for each in document['events']] == [
         ['2015-12-31 23:59:59 is before 2016-01-01'],
         [
             '2019-04-07 is a date of GPS receivers that do not know the date',
             'nanoseconds are 1000000000, not within a second',
         ],
-        ["unknown event type 'XYZ'"],
     ]
     assert re.search(
-        rf'WARNING station {STATION}: 3 of 5 events are suspicious, kept in '
+        rf'WARNING station {STATION}: 2 of 4 events are suspicious, kept in '
         rf'{STATION}-[0-9a-f]+\.json; the first: 2015-12-31 23:59:59 is before',
         log(),
     )
 
 
+def test_event_of_an_unknown_type_is_kept_as_it_came(upload, make_event, spooled, kept):
+    good, unknown = make_event(), make_event('XYZ', ABC=1)
+
+    assert upload([good, unknown]) == 100
+
+    assert [batch.events for batch in spooled()] == [(parse_event(good),)]
+    (document,) = kept()
+    assert document['events'] == [
+        {'event': unknown, 'reasons': ["unknown event type 'XYZ'"]}
+    ]
+
+
+@of_each_python
 def test_batch_of_suspicious_events_alone_answers_100_and_spools_nothing(
-    upload, make_event, spooled, kept
+    upload, make_event, spooled, kept, pickled
 ):
-    assert upload([make_event(moment=FAR_FUTURE)]) == 100
+    assert upload(pickled([make_event(moment=FAR_FUTURE, PH1=1)])) == 100
 
     assert spooled() == []
     (document,) = kept()
@@ -312,13 +343,16 @@ def test_batch_of_suspicious_events_alone_answers_100_and_spools_nothing(
 @pytest.mark.parametrize(
     ('tolerance', 'suspicious'), [('59 s', True), ('60 s', False)], ids=['59s', '60s']
 )
+@of_each_python
 def test_future_starts_with_the_tolerance_from_our_clock(
-    upload, make_config, make_event, kept, monkeypatch, tolerance, suspicious
+    upload, make_config, make_event, kept, monkeypatch, pickled, tolerance, suspicious
 ):
     make_config(Suspicion={'future_tolerance': tolerance})
     monkeypatch.setattr('time.time', lambda: 1_580_702_706.0)  # 2020-02-03 04:05:06
 
-    assert upload([make_event(moment=datetime(2020, 2, 3, 4, 6, 6))]) == 100
+    event = make_event(moment=datetime(2020, 2, 3, 4, 6, 6), PH1=1)
+
+    assert upload(pickled([event])) == 100
 
     assert bool(kept()) == suspicious
 
