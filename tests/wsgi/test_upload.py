@@ -289,17 +289,41 @@ def test_data_with_a_percent_sign_that_escapes_nothing_is_a_broken_form():
 
 
 @pytest.mark.parametrize(
-    'body',
+    ('body', 'reason'),
     [
-        pytest.param(b'&' * 10**6, id='a million fields'),
-        pytest.param(b'%x&' * 10**6, id='a million broken fields'),
-        pytest.param(BODY + b'&' + b'%61' * 1000 + b'=1', id='long name'),
-        pytest.param(BODY.replace(b'secret', b'%61' * 1000), id='long password'),
+        pytest.param(b'&' * 10**6, 'more than 16 fields', id='a million fields'),
+        pytest.param(
+            b'%x&' * 10**6, 'more than 16 fields', id='a million broken fields'
+        ),
+        pytest.param(
+            b'&'.join([BODY, *(b'n%d=1' % n for n in range(13))]),
+            'the form has more than 16 fields',
+            id='a field too many',
+        ),
+        pytest.param(
+            BODY + b'&' + b'%61' * 342 + b'=1',
+            'the name of a field is longer than 1024 bytes',
+            id='long name',
+        ),
+        pytest.param(
+            BODY.replace(b'secret', b'%61' * 342),
+            'password is longer than 1024 bytes',
+            id='long password',
+        ),
     ],
 )
-def test_form_that_would_take_long_to_take_apart_is_refused_before(body):
-    with pytest.raises(InvalidPost):
-        read(body)
+def test_form_that_would_take_long_to_take_apart_is_refused_before(body, reason):
+    with pytest.raises(InvalidPost, match=reason):
+        read_upload(environ_of(body), max_upload=len(body))
+
+
+def test_form_may_have_a_few_more_fields_and_long_ones():
+    body = BODY.replace(b'secret', b'%61' * 341)
+    body += b''.join(b'&n%d=1' % n for n in range(11))
+
+    assert read_upload(environ_of(body + b'&' + b'x' * 1024), 10**4) == Upload(
+        510, b'a' * 341, b'abc', '0123'
+    )
 
 
 # The checksum.
