@@ -159,6 +159,69 @@ def test_times_whose_bytes_are_quotes_or_ends_of_lines_are_read(minute):
     assert events == unpickled(pickled)
 
 
+def with_state(quoted: bytes) -> bytes:
+    """Return the pickle of an event, the state of its datetime written thus."""
+    pickled = pickled_as_python_2([in_python_2_order(EVENTS[0])])
+    changed, count = re.subn(
+        rb'(?<=\n\(S)[^\n]{12,42}(?=\n)', lambda _: quoted, pickled
+    )
+    assert count == 1
+    return changed
+
+
+def test_last_microsecond_of_a_day_is_read():
+    pickled = with_state(rb"'\x07\xe4\x05\x11\x17\x3b\x3b\x0f\x42\x3f'")
+
+    assert read_by(EventReader(), pickled) == unpickled(pickled) != []
+
+
+@pytest.mark.parametrize(
+    'state',
+    [
+        pytest.param(rb'\x07\xe4\x05\x11\x18\x00\x00\x00\x00\x00', id='hour 24'),
+        pytest.param(rb'\x07\xe4\x05\x11\xff\x00\x00\x00\x00\x00', id='hour 255'),
+        pytest.param(rb'\x07\xe4\x05\x11\x00\x3c\x00\x00\x00\x00', id='minute 60'),
+        pytest.param(rb'\x07\xe4\x05\x11\x00\x00\x3c\x00\x00\x00', id='second 60'),
+        pytest.param(
+            rb'\x07\xe4\x05\x11\x00\x00\x00\x0f\x42\x40', id='microsecond 1000000'
+        ),
+        pytest.param(rb'\x07\xe4\x0d\x11\x00\x00\x00\x00\x00\x00', id='month 13'),
+    ],
+)
+def test_a_time_that_is_on_no_clock_is_left_to_the_unpickler(state):
+    pickled = with_state(b"'%b'" % state)
+
+    assert read_by(EventReader(), pickled) is unpickled(pickled) is None
+
+
+@pytest.mark.parametrize('quotes', ['xx', '\'"', '"\'', "x'", "'x"])
+def test_a_time_that_is_not_quoted_is_left_to_the_unpickler(quotes):
+    first, last = quotes.encode()
+    state = rb'\x07\xe4\x05\x11\x09\x1e\x00\x00\x00\x00'
+    pickled = with_state(b'%c%b%c' % (first, state, last))
+
+    assert read_by(EventReader(), pickled) is unpickled(pickled) is None
+
+
+@pytest.mark.parametrize('end', [b'', b'N', b'..'])
+def test_an_upload_that_does_not_end_as_pickles_do_is_not_read(end):
+    pickled = pickled_as_python_2([in_python_2_order(EVENTS[0])])
+
+    assert EventReader().read(pickled) is not None
+    assert EventReader().read(pickled[:-1] + end) is None
+
+
+@pytest.mark.parametrize(('entries', 'is_read'), [(100, True), (101, False)])
+def test_an_event_of_more_entries_than_any_has_is_left_to_the_unpickler(
+    entries, is_read
+):
+    datalist = [{'data_uploadcode': f'X{n}', 'data': n} for n in range(entries)]
+    event = {**in_python_2_order(EVENTS[0]), 'datalist': datalist}
+    pickled = pickled_as_python_2([event])
+
+    assert (EventReader().read(pickled) is not None) == is_read
+
+
 def test_a_type_of_another_event_with_these_upload_codes_is_seen():
     event = in_python_2_order(EVENTS[0])
     other = {**event, 'header': event['header'] | {'eventtype_uploadcode': 'ERR'}}
@@ -177,6 +240,7 @@ def test_more_shapes_than_are_kept_are_read_all_the_same():
         entry = {'data_uploadcode': f'X{number}', 'data': number}
         pickled = pickled_as_python_2([{**event, 'datalist': [entry]}])
         assert read_by(reader, pickled) == unpickled(pickled)
+    assert len(reader._shapes) == 64
 
 
 def test_an_upload_of_ever_new_shapes_is_left_to_the_unpickler():
