@@ -685,3 +685,39 @@ def test_text_of_four_mebibytes_is_the_longest(protocol):
     assert load_event_list(pickle.dumps(most, protocol)) == most
     with pytest.raises(NotAnEventList, match='a text of over 4194304 bytes'):
         load_event_list(pickle.dumps([{'header': 'x' * (4 * 2**20 + 1)}], protocol))
+
+
+@pytest.mark.parametrize(('values', 'is_taken'), [(10, True), (200, False)])
+def test_long_text_is_only_taken_among_few_values(values, is_taken):
+    events = event_with('x' * 4 * 10**6, *range(values))
+    pickled = pickle.dumps(events, 2)
+
+    if is_taken:
+        assert load_event_list(pickled) == events
+    else:
+        with pytest.raises(NotAnEventList, match='of 4000005 bytes among too many'):
+            load_event_list(pickled)
+
+
+def test_event_that_is_sent_a_thousand_times_by_reference_is_refused():
+    # In the structure of stations, which is looked at in a way of its own.
+    (event,) = event_with(*range(300))
+    with pytest.raises(NotAnEventList, match='unfolds to more objects than it builds'):
+        load_event_list(pickle.dumps([event] * 1000))
+
+
+@pytest.mark.parametrize('where', ['value', 'upload code', 'key of the header'])
+def test_text_that_is_shared_counts_each_time(where):
+    (event,) = event_with(1)
+    text = 'x' * 2**20
+    entry = {'data_uploadcode': 'TR1', 'data': 1}
+    if where == 'value':
+        events = [event | {'datalist': [entry | {'data': text} for _ in range(33)]}]
+    elif where == 'upload code':
+        entry['data_uploadcode'] = text
+        events = [event | {'datalist': [dict(entry) for _ in range(33)]}]
+    else:
+        events = [event | {'header': {text: n}, 'datalist': []} for n in range(33)]
+
+    with pytest.raises(NotAnEventList, match='unfolds to over 33554432 characters'):
+        load_event_list(pickle.dumps(events, 2))
