@@ -1,4 +1,5 @@
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -75,3 +76,34 @@ def test_spool_is_added_up_again_after_a_second(make_pressure, data_dir, clock):
     clock.now = 2.0
     with pytest.raises(HeldBack):
         pressure.check(900)
+
+
+def test_long_spool_is_added_up_again_after_fifty_times_as_long(
+    make_pressure, data_dir, clock, monkeypatch
+):
+    pressure = make_pressure(max_spool_size='1000')
+    size = Spool.size
+    scans = []
+
+    def scan_for_a_second(spool):
+        scans.append(clock.now)
+        clock.now += 1.0
+        return size(spool)
+
+    monkeypatch.setattr(Spool, 'size', scan_for_a_second)
+    for now in (0.0, 50.9, 51.0, 52.0):
+        clock.now = now
+        pressure.check(0)
+
+    assert scans == [0.0, 51.0]
+
+
+@pytest.mark.parametrize('keys', [{'min_free_space': '1'}, {'max_spool_size': '1000'}])
+def test_upload_is_held_back_while_the_disk_does_not_answer(
+    make_pressure, data_dir, keys
+):
+    pressure = make_pressure(**keys)
+    shutil.rmtree(data_dir)
+
+    with pytest.raises(HeldBack, match=r'the disk does not answer: .*No such file'):
+        pressure.check(1)
