@@ -148,6 +148,63 @@ def test_file_that_was_written_just_before_the_start_is_read_again(
     assert knows(stations, 502)
 
 
+def test_file_that_is_being_written_is_not_read(follow, path, monkeypatch):
+    stations = follow('501, A, x\n')
+    path.write_text('502, A, x\n')
+    written = path.stat().st_ctime_ns
+    monkeypatch.setattr(stations, '_now', lambda: written)
+    monkeypatch.setattr(stations, '_read', None)
+
+    assert knows(stations, 501)
+
+
+def test_file_that_is_written_again_just_before_it_is_read_is_left_alone(
+    follow, path, clock, monkeypatch
+):
+    stations = follow('501, A, x\n')
+    path.write_text('502, A, x\n')
+    now, read = clock(), stations._read
+
+    def rewritten():
+        (*identity, _), _ = read()
+        return (*identity, now), b'503, A, x\n'
+
+    with monkeypatch.context() as patches:
+        patches.setattr(stations, '_now', lambda: now)
+        patches.setattr(stations, '_read', rewritten)
+        assert knows(stations, 501)
+
+    assert knows(stations, 502)
+
+
+def test_list_on_a_disk_that_went_away_and_came_back_is_told_to_be_mended(
+    follow, tmp_path, said
+):
+    stations = follow('501, A, x\n')
+    away = tmp_path.with_name(f'{tmp_path.name}-away')
+    tmp_path.rename(away)
+    assert 'No such file' in stations.complaint()
+    said()
+
+    # The file is the one that was read last: nothing about it has changed.
+    away.rename(tmp_path)
+
+    assert stations.complaint() == ''
+    assert len(said()) == 1
+
+
+def test_change_in_place_of_the_same_length_and_time_is_followed(follow, path):
+    # As `rsync --inplace --times` may write it: only the inode's time differs.
+    stations = follow('501, A, x\n')
+    before = path.stat()
+
+    path.write_text('502, A, x\n')
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert path.stat().st_ino == before.st_ino
+    assert knows(stations, 502)
+
+
 def test_clock_that_was_ahead_does_not_keep_a_list_from_being_read(follow, path, clock):
     stations = follow('501, A, x\n')
     clock.ahead = -3600 * SECOND
