@@ -111,6 +111,17 @@ def test_process_that_ends_leaves_its_file_to_the_next(start, counted, directory
     assert files_in(directory) == ['1.tally']
 
 
+def test_process_that_counts_again_after_it_ended_counts_on(start, counted):
+    count, other = start(), start()
+    count(STATION)
+    count.file.close()
+    other(STATION)
+
+    count(STATION)
+
+    assert counted() == {STATION: (3, 30)}
+
+
 def test_child_of_a_process_leaves_its_file_alone(start, counted, directory):
     count = start()
     count(STATION)

@@ -139,6 +139,35 @@ def test_new_day_of_arrival_starts_from_zero_and_totals_go_on(make_tally, data_d
     assert counts['events_SIN_today'] == 1
 
 
+@pytest.mark.parametrize('days', [(1, 0), (0, 1)], ids=['newer first', 'older first'])
+def test_what_another_process_counted_on_an_older_day_is_not_of_today(
+    make_tally, data_dir, days
+):
+    # Each process has a file of its own, and they are read in no order.
+    processes = [make_tally(NOON + day * DAY) for day in days]
+    for counting in processes:
+        counting.taken(STATION, 10, events('CIC'), 0, SECONDS)
+
+    counts = read_tallies(data_dir)[STATION]
+    assert (counts['day'], counts['events_CIC']) == (NOON // DAY + 1, 2)
+    assert counts['events_CIC_today'] == 1
+
+
+@pytest.mark.parametrize('hours', [(2, 1), (1, 2)], ids=['newer first', 'older first'])
+def test_last_times_are_the_latest_of_all_processes(make_tally, data_dir, hours):
+    processes = [make_tally(NOON + hour * 3600) for hour in hours]
+    for hour, counting in zip(hours, processes, strict=True):
+        counting.taken(STATION, 10, events('CIC', timestamp=NOON + hour), 0, SECONDS)
+        counting.refused(STATION, 203, SECONDS)
+        counting.swept(1.0)
+
+    counts = read_tallies(data_dir)
+    assert counts[STATION]['last_upload'] == NOON + 2 * 3600
+    assert counts[STATION]['last_event'] == NOON + 2
+    assert counts[STATION]['refused_203_at'] == NOON + 2 * 3600
+    assert counts[NOBODY]['last_sweep'] == NOON + 2 * 3600
+
+
 def test_count_of_something_impossible_does_not_raise(make_tally, data_dir, caplog):
     counting = make_tally()
     counting.taken(STATION, 2**70, ['no series'], 0, SECONDS)
