@@ -755,6 +755,43 @@ def test_what_the_disk_refused_is_tried_again_after_a_pause(
     assert len(logged('ERROR', 'next try in 1 s', 'No space left')) == 1
 
 
+def test_what_the_disk_refused_is_not_tried_before_its_pause_is_over(
+    put, configfile, waiting, stored, clock, monkeypatch
+):
+    left = []
+
+    def look_and_wait():
+        left.append(len(waiting()))
+        clock.now += 0.5
+
+    put(errors(MONDAY))
+    monkeypatch.setattr('datastore.durable.write_all', refuse)
+
+    writer(configfile, stop=Stop(monkeypatch.undo, *[look_and_wait] * 3))
+
+    assert left == [1, 1, 0]
+    assert stored(MONDAY) == [MONDAY]
+
+
+def test_pause_after_a_failure_is_short_again_after_a_success(
+    put, configfile, logged, clock, monkeypatch
+):
+    def mend():
+        monkeypatch.undo()
+        clock.now += 1.0
+
+    def fail():
+        put(errors(MONDAY + 1))
+        monkeypatch.setattr(os, 'writev', refuse)  # the journal
+
+    put(errors(MONDAY))
+    monkeypatch.setattr('datastore.durable.write_all', refuse)  # the new file
+
+    writer(configfile, stop=Stop(mend, fail))
+
+    assert len(logged('ERROR', 'next try in 1 s', 'No space left')) == 2
+
+
 def test_spool_that_the_disk_does_not_give_is_read_at_the_next_sweep(
     put, make_config, stored, logged, monkeypatch
 ):
@@ -781,6 +818,41 @@ def test_events_sent_again_are_stored_again_where_their_file_was_taken_away(
 
     assert stored(MONDAY) == [MONDAY]
     assert waiting() == []
+
+
+def test_pause_after_the_spool_failed_is_short_again_after_a_success(
+    make_config, monkeypatch
+):
+    pending = Spool.pending
+    monkeypatch.setattr(Spool, 'pending', refuse)
+    stop = Stop(
+        lambda: monkeypatch.setattr(Spool, 'pending', pending),
+        lambda: monkeypatch.setattr(Spool, 'pending', refuse),
+    )
+
+    writer(make_config(Writer={'sleep': '0.5'}), stop=stop)
+
+    assert stop.waited == [1.0, 0.5, 1.0]
+
+
+def test_fault_of_the_spool_that_no_disk_has_ends_the_writer(configfile, monkeypatch):
+    def refuse_permission(*_):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    monkeypatch.setattr(Spool, 'pending', refuse_permission)
+    stop = Stop()
+
+    with pytest.raises(PermissionError):
+        writer(configfile, stop=stop)
+
+    assert stop.waited == []
+
+
+def test_spool_that_the_disk_does_not_give_ends_a_single_sweep(sweep, monkeypatch):
+    monkeypatch.setattr(Spool, 'pending', refuse)
+
+    with pytest.raises(OSError, match='No space left'):
+        sweep()
 
 
 # Crashes.
