@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import fcntl
 import os
 import pickle
@@ -524,6 +525,20 @@ def replace(name, **dataset):
     return edited(change)
 
 
+def retyped(name, **types):
+    """Return a function that gives a table, empty as it is now, other columns."""
+
+    def change(file):
+        attributes = dict(file[name].attrs)
+        del file[name]
+        dataset = file.create_dataset(
+            name, shape=0, maxshape=(None,), dtype=list(types.items())
+        )
+        dataset.attrs.update(attributes)
+
+    return edited(change)
+
+
 def remove(name):
     return edited(lambda file: file.__delitem__(name))
 
@@ -540,6 +555,16 @@ DAMAGE = {
         shape=3,
         maxshape=(None,),
         dtype=[('event_id', 'u4'), ('timestamp', 'i4'), ('messages', 'i4')],
+    ),
+    # All that it takes to append to it, of the same size.
+    'table with a column of another name': retyped(
+        f'{GROUP}/errors', event_id='<u4', timestamp='<i8', texts='<i4'
+    ),
+    'table with columns in another order': retyped(
+        f'{GROUP}/errors', timestamp='<i8', event_id='<u4', messages='<i4'
+    ),
+    'table with a column of another dtype': retyped(
+        f'{GROUP}/errors', event_id='<u4', timestamp='<u8', messages='<i4'
     ),
     'table that cannot grow': replace(
         f'{GROUP}/errors', shape=3, dtype=EVENT_TYPES['ERR'].row_dtype
@@ -567,6 +592,25 @@ def test_damaged_file_is_not_changed(store, damage, restarted):
     assert store.path().read_bytes() == before
     assert sorted(p.name for p in store.path().parent.iterdir()) == ['station_510.h5']
     assert store.finished == []
+
+
+@pytest.mark.parametrize('function', ['preadv', 'writev'])
+def test_disk_that_fails_is_no_damage(store, monkeypatch, function):
+    store.append(error(1))
+
+    def refuse(*_):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, function, refuse)
+        with pytest.raises(OSError, match='Input/output error'):
+            store.append(error(2), covers=['batch'])
+    assert errors_in(store.path()) == numbered(1)
+    assert store.finished == []
+
+    store.append(error(2))
+
+    assert errors_in(store.path()) == numbered(1, 2)
 
 
 def test_damaged_file_does_not_stop_others(store):
