@@ -617,13 +617,26 @@ def test_disk_that_fails_after_the_commit_point_leaves_the_journal(
     assert is_new(path, waiting)
 
 
-def test_batch_that_cannot_be_removed_is_removed_by_a_replay(path, waiting):
-    with JournaledFile(path, refuse(errno.EIO)) as file:
+# Many are removed several at a time.
+@pytest.mark.parametrize('others', [0, 98, 300])
+def test_batch_that_cannot_be_removed_is_removed_by_a_replay(path, waiting, others):
+    covers = [*(f'{number}.batch' for number in range(others)), *COVERS]
+    waiting |= set(covers)
+    refused = {COVERS[-1]}
+
+    def finish(name):
+        if name in refused:
+            raise OSError(errno.EIO, 'Input/output error')
+        waiting.discard(name)
+
+    with JournaledFile(path, finish) as file:
         change(file)
         with pytest.raises(OSError, match='Input/output'):
-            file.commit(COVERS)
+            file.commit(covers)
+    assert waiting == {COVERS[-1], 'other.batch'}
+    refused.clear()
 
-    replay_journal(journal_path(path), waiting.discard)
+    replay_journal(journal_path(path), finish)
 
     assert is_new(path, waiting)
 
@@ -690,13 +703,19 @@ def test_empty_write_past_the_end_does_not_grow_the_file(open_file):
         assert file.seek(0, io.SEEK_END) == len(OLD)
 
 
-def test_file_that_shrinks_and_grows_reads_zeros(open_file):
+@pytest.mark.parametrize('before', [b'', b'x', b'x' * PAGE], ids=len)
+def test_file_that_shrinks_and_grows_reads_zeros(open_file, path, before):
+    kept = (before + OLD[len(before) :])[:10]
     with open_file() as file:
+        file.write(before)
         file.truncate(10)
         file.seek(20)
         file.write(b'y')
         file.seek(0)
-        assert file.read() == OLD[:10] + bytes(10) + b'y'
+        assert file.read() == kept + bytes(10) + b'y'
+        file.commit([])
+
+    assert path.read_bytes() == kept + bytes(10) + b'y'
 
 
 def test_file_replaced_while_it_is_open_is_not_committed_to(path, open_file, waiting):
