@@ -91,6 +91,12 @@ def test_guesses_are_bounded_and_the_bound_grows_with_time(hashed, flood, clock)
     assert flood(prefix=b'later') == 6
 
 
+def test_guess_in_two_readings_counts_twice(hashed, flood, verified):
+    # Both are verified: it may be UTF-8 or latin-1.
+    assert flood(prefix='é'.encode()) == 10
+    assert len(verified) == 20
+
+
 def test_guess_that_is_put_off_is_answered_to_try_again(hashed, flood):
     flood()
 
@@ -112,6 +118,17 @@ def test_right_password_that_is_new_is_let_in_the_second_time(hashed, flood):
         hashed.match(KNOWN, RIGHT)
     flood(prefix=b'more of them')
     assert hashed.match(KNOWN, RIGHT)
+
+
+def test_password_that_is_verified_is_not_remembered_as_put_off(hashed, flood):
+    flood()
+    with pytest.raises(TooManyGuesses):
+        hashed.match(KNOWN, RIGHT)
+    put_off = len(hashed._put_off)
+
+    hashed.match(KNOWN, RIGHT)
+
+    assert len(hashed._put_off) == put_off - 1
 
 
 def test_guesses_that_are_repeated_are_bounded_too(hashed, verified, flood):
