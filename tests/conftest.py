@@ -1,6 +1,7 @@
 """Fixtures: a configuration with one station, events, and a real uWSGI."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -87,6 +88,22 @@ def rejected(spool: Spool, data_dir: Path) -> Path:
 @pytest.fixture
 def suspicious(data_dir: Path) -> Suspicious:
     return Suspicious(data_dir)
+
+
+@pytest.fixture
+def fsynced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Any]]:
+    """What has been fsynced, in order; a directory as the names it held."""
+    fsync = os.fsync
+    fsynced: list[tuple[Path, Any]] = []
+
+    def record(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f'/proc/self/fd/{descriptor}'))
+        held: Any = sorted(os.listdir(path)) if path.is_dir() else path.read_bytes()
+        fsynced.append((path, held))
+
+    monkeypatch.setattr(os, 'fsync', record)
+    return fsynced
 
 
 @pytest.fixture

@@ -38,22 +38,6 @@ def open_umask():
 
 
 @pytest.fixture
-def fsynced(monkeypatch):
-    """What has been fsynced, in order; a directory as the names it held."""
-    fsync = os.fsync
-    fsynced = []
-
-    def record(descriptor):
-        fsync(descriptor)
-        path = Path(os.readlink(f'/proc/self/fd/{descriptor}'))
-        held = sorted(os.listdir(path)) if path.is_dir() else path.read_bytes()
-        fsynced.append((path, held))
-
-    monkeypatch.setattr(os, 'fsync', record)
-    return fsynced
-
-
-@pytest.fixture
 def fail(monkeypatch):
     """Make the n-th call of a function of `os` raise, before it does anything."""
 

@@ -275,6 +275,23 @@ def test_rejected_file_is_kept_untouched_beside_its_error(spool, incoming, rejec
     assert (rejected / f'{NAME}.error').read_text() == 'it is torn\n'
 
 
+def test_rejected_file_is_safe_where_it_went_and_so_is_one_that_is_retried(
+    spool, incoming, rejected, fsynced
+):
+    name = spool.put(510, CONTENT)
+    spool.reject(name, 'it is torn')
+
+    explanation = f'{name}.error'
+    assert fsynced[-2:] == [
+        (rejected, [explanation]),
+        (rejected, [name, explanation]),
+    ]
+
+    spool.retry(name, 510, 0)
+
+    assert fsynced[-2:] == [(incoming, [name]), (rejected, [explanation])]
+
+
 def test_rejected_files_of_one_name_stand_beside_each_other(spool, incoming, rejected):
     for content in (b'first', b'second', b'third'):
         (incoming / 'foreign').write_bytes(content)

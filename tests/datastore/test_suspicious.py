@@ -367,6 +367,25 @@ def test_moved_document_is_in_the_other_directory_alone(suspicious, directory):
     assert (directory / 'discarded' / name).exists()
 
 
+def test_moved_document_is_safe_where_it_went_before_it_is_gone(
+    suspicious, directory, fsynced
+):
+    name = suspicious.put(510, 'A', RECEIVED, FLAGGED)
+
+    suspicious.move(name, suspicious.discarded, name)
+
+    assert fsynced[-2:] == [
+        (directory / 'discarded', [name]),
+        (directory, ['discarded']),
+    ]
+
+
+def test_removed_document_is_gone_for_good(suspicious, directory, fsynced):
+    suspicious.remove(suspicious.put(510, 'A', RECEIVED, FLAGGED))
+
+    assert fsynced[-1] == (directory, [])
+
+
 def test_free_name_is_of_no_file(suspicious, directory):
     assert suspicious.free_name('510-0.json') == '510-0.json'
     (directory / '510-0.json').touch()
