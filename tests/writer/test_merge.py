@@ -186,6 +186,20 @@ def test_day_without_station_files_is_no_fault(files, merged, target):
 # When it changes.
 
 
+def test_file_is_safe_before_it_is_renamed_and_the_rename_after(
+    files, merged, target, data_dir, fsynced
+):
+    files.store(501, shower(1))
+    fsynced.clear()
+
+    merged()
+
+    (draft, content), directory = fsynced
+    assert draft.parent == data_dir / 'tmp'
+    assert content == target.read_bytes()
+    assert directory == (target.parent, ['2020_2_3', '2020_2_3.h5'])
+
+
 def test_day_of_which_nothing_is_new_keeps_its_file(files, merged, target):
     files.store(501, shower(1))
     merged()
@@ -435,6 +449,21 @@ def test_left_over_journal_is_replayed_first(files, merged, target, crash):
     assert not journal_path(path).exists()
 
 
+def test_left_over_journal_beside_a_file_that_has_not_changed_is_replayed(
+    files, merged, target, crash
+):
+    path = files.store(501, shower(1))
+    merged()
+    before, status = path.read_bytes(), path.stat()
+    crash(501, shower(2))
+    # In a power cut: all that came to the disk is the journal.
+    path.write_bytes(before)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    assert merged().faults == []
+    assert numbers(target) == {'station_501': [1, 2]}
+
+
 def test_file_that_is_not_ours_is_not_replaced(files, merged, target):
     source = files.store(501, shower(1))
     shutil.copy(source, target)
@@ -446,6 +475,21 @@ def test_file_that_is_not_ours_is_not_replaced(files, merged, target):
         merged()
 
     assert target.read_bytes() == before
+
+
+def test_replaced_file_is_safe_under_its_other_name_before_it_is_replaced(
+    files, merged, target, data_dir, fsynced
+):
+    shutil.copy(files.store(501, shower(1)), target)
+    with h5py.File(target, 'r+') as file:
+        del file['ingest']
+
+    replaced = merged(replace=True).replaced
+
+    assert fsynced[-2:] == [
+        (data_dir / 'replaced', [replaced.name]),
+        (target.parent, ['2020_2_3', '2020_2_3.h5']),
+    ]
 
 
 def test_replaced_file_is_kept_and_its_other_stations_are_taken_over(
