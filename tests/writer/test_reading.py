@@ -9,7 +9,7 @@ import pytest
 from support import STATION
 
 from datastore.event import Event
-from writer.journal import FileBusy, journal_path
+from writer.journal import FileBusy, journal_path, replay_journal
 from writer.reading import Reading
 from writer.storage import DamagedFile
 
@@ -103,16 +103,42 @@ def test_waiting_ends_when_told_to_stop(path):
     assert told == [0.01]
 
 
-def test_journal_that_a_crash_left_is_replayed_first(files, path, monkeypatch):
+@pytest.fixture
+def crash(files):
+    """Append an event, but die after the commit point."""
+
+    def crash(event):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr('writer.journal._apply', lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                files.store(STATION, event)
+
+    return crash
+
+
+def test_journal_that_a_crash_left_is_replayed_first(path, crash):
     finished = []
-    with monkeypatch.context() as patch:
-        patch.setattr('writer.journal._apply', lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            files.store(STATION, error(2))
+    crash(error(2))
 
     with reading(finish=finished.append).open(path) as file:
         assert rows(file) == 2
     assert not journal_path(path).exists()
+
+
+def test_journal_that_another_crash_left_meanwhile_is_replayed_too(
+    path, crash, monkeypatch
+):
+    crash(error(2))
+
+    def replay_and_crash(journal, finish):
+        monkeypatch.undo()
+        replay_journal(journal, finish)
+        crash(error(3))
+
+    monkeypatch.setattr('writer.reading.replay_journal', replay_and_crash)
+
+    with reading().open(path) as file:
+        assert rows(file) == 3
 
 
 def test_journal_that_only_the_writer_may_replay_is_named(path, monkeypatch):
