@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from datastore.batch import (
     Batch,
     InvalidBatch,
+    _decode_usual_shape,
     decode_batch,
     decode_identified,
     encode_batch,
@@ -211,6 +212,12 @@ FOREIGN = {
         510, 'A', 1, [['LNS']], [[-1, b'\x93\x00\x00\x00']],
     ],
     'time as text': [510, 'A', 1, [['LNS']], [[0, b'\x93\xa1a\x00\x00']]],
+    'time before the year 1': [
+        510, 'A', 1, [['LNS']], [[0, msgpack.packb([-62135596801, 0, 0])]],
+    ],
+    'time after the year 9999': [
+        510, 'A', 1, [['LNS']], [[0, msgpack.packb([253402300800, 0, 0])]],
+    ],
     'upload code as a number': [510, 'A', 1, [['CIC', 5]], []],
 }  # fmt: skip
 
@@ -219,6 +226,24 @@ FOREIGN = {
 def test_what_no_endpoint_has_encoded_is_no_batch(content):
     with pytest.raises(InvalidBatch):
         decode_batch(msgpack.packb(content))
+
+
+@pytest.mark.parametrize('timestamp', [-62135596800, 253402300799])
+def test_first_and_last_second_that_have_a_date_come_back(timestamp):
+    batch = BATCH._replace(events=(BATCH.events[0]._replace(timestamp=timestamp),))
+
+    assert decode_batch(encode_batch(batch)) == batch
+
+
+def test_upload_codes_of_large_batches_do_not_stay_in_memory():
+    remembered = _decode_usual_shape.cache_info
+    _decode_usual_shape.cache_clear()
+
+    decode_batch(encode_batch(BATCH._replace(events=(make_event(**{'A' * 16384: 1}),))))
+    assert remembered().currsize == 0
+
+    decode_batch(encode_batch(BATCH))
+    assert remembered().currsize > 0
 
 
 # What can be read of a damaged one.

@@ -169,12 +169,20 @@ def add_a_stranger(path):
         file[GROUP]['notes'] = [1, 2, 3]
 
 
+def spoil_a_blob(path):
+    content = path.read_bytes()
+    # Where HDF5 keeps what is of no fixed length (File Format, III.E).
+    heap = content.rindex(b'GCOL')
+    path.write_bytes(content[:heap] + b'LOST' + content[heap + 4 :])
+
+
 DAMAGES = {
     cut_short: 'cannot be read',
     fill_with_zeros: 'cannot be read',
     lose_a_row: 'events has ',
     swap_rows: 'not numbered from 1',
     lose_blobs: 'refers to blobs that are not there',
+    spoil_a_blob: 'cannot be read',
     share_a_blob: 'refers to a blob more than once',
     lose_a_digest: 'there are 59 digests of 60 rows',
     repeat_a_digest: 'an event is stored more than once',
