@@ -687,9 +687,12 @@ def test_text_of_four_mebibytes_is_the_longest(protocol):
         load_event_list(pickle.dumps([{'header': 'x' * (4 * 2**20 + 1)}], protocol))
 
 
-@pytest.mark.parametrize(('values', 'is_taken'), [(10, True), (200, False)])
-def test_long_text_is_only_taken_among_few_values(values, is_taken):
-    events = event_with('x' * 4 * 10**6, *range(values))
+@pytest.mark.parametrize(
+    ('texts', 'values', 'is_taken'),
+    [('x', 200, True), ('xy', 10, True), ('xy', 200, False)],
+)
+def test_two_long_texts_are_only_taken_among_few_values(texts, values, is_taken):
+    events = event_with(*(text * 4 * 10**6 for text in texts), *range(values))
     pickled = pickle.dumps(events, 2)
 
     if is_taken:
@@ -719,5 +722,5 @@ def test_text_that_is_shared_counts_each_time(where):
     else:
         events = [event | {'header': {text: n}, 'datalist': []} for n in range(33)]
 
-    with pytest.raises(NotAnEventList, match='unfolds to over 33554432 characters'):
+    with pytest.raises(NotAnEventList, match='unfolds to over 17825792 characters'):
         load_event_list(pickle.dumps(events, 2))
