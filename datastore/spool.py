@@ -19,7 +19,6 @@ import struct
 import time
 import zlib
 from collections import defaultdict
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +31,12 @@ _CHECKSUM = struct.Struct('<I')
 _LENGTH = struct.Struct('<Q')
 
 # When it came, in UTC to the microsecond, then the station, then the upload's id.
-_NAME = re.compile(r'\d{8}T\d{6}\.\d{6}-(?P<station>\d{1,10})-[0-9a-f]{8}\.batch')
+_NAME = re.compile(
+    r'(?P<year>[1-9][0-9]{3})(?P<month>0[1-9]|1[0-2])(?P<day>0[1-9]|[12][0-9]|3[01])T'
+    r'(?P<hour>[01][0-9]|2[0-3])(?P<minute>[0-5][0-9])(?P<second>[0-5][0-9])'
+    r'\.[0-9]{6}-(?P<station>[0-9]{1,10})-[0-9a-f]{8}\.batch'
+)
+_TIME = ('year', 'month', 'day', 'hour', 'minute', 'second')
 _REJECTED_NAME = re.compile(rf'(?P<name>{_NAME.pattern})(\.\d+)?')
 
 _PIECE, _MAX_PIECE = 2**14, 2**24  # bytes that are read at first, and after
@@ -70,8 +74,10 @@ def measure_backlog(data_dir: Path) -> Backlog:
                 names.append(entry.name)
     if not names:
         return Backlog(0, 0, None)
-    moment = datetime.strptime(min(names)[:15], '%Y%m%dT%H%M%S')
-    return Backlog(len(names), size, calendar.timegm(moment.timetuple()))
+    oldest = _NAME.fullmatch(min(names))
+    assert oldest
+    moment = tuple(map(int, oldest.group(*_TIME)))
+    return Backlog(len(names), size, calendar.timegm(moment))
 
 
 def remove_batch(data_dir: Path, name: str) -> None:

@@ -356,6 +356,10 @@ def test_rejected_file_is_explained_before_it_is_moved(
         '20240503T120000.000000-510-0123ABCD.batch',
         '20240503T120000.000000-510-0123abc.batch',
         '20240503T120000-510-0123abcd.batch',
+        '20241303T120000.000000-510-0123abcd.batch',
+        '20240503T240000.000000-510-0123abcd.batch',
+        '00000503T120000.000000-510-0123abcd.batch',
+        '2024050\u0663T120000.000000-510-0123abcd.batch',
         '20240503T120000.000000--510-0123abcd.batch',
         '20240503T120000.000000-12345678901-0123abcd.batch',
         '20240503T120000.000000-510-0123abcd_batch',
@@ -431,6 +435,13 @@ def test_what_waits_is_counted_with_the_moment_of_the_oldest(
     batch = len(spool_file(content=bytes(100)))
     may_1 = 1_714_521_600
     assert measure_backlog(data_dir) == Backlog(3, 3 * batch, may_1)
+
+
+def test_batch_of_a_day_that_its_month_lacks_waits_as_well(incoming, data_dir):
+    (incoming / '20230230T000000.000000-510-0123abcd.batch').touch()
+
+    march_2 = 1_677_715_200
+    assert measure_backlog(data_dir) == Backlog(1, 0, march_2)
 
 
 def test_size_leaves_out_what_is_stored_meanwhile(spool, monkeypatch):
