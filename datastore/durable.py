@@ -130,7 +130,13 @@ def make_directory(directory: Path) -> None:
     except FileExistsError:
         if not directory.is_dir():  # made by another process just now
             raise
-    fsync_directory(directory.parent)
+    try:
+        fsync_directory(directory.parent)
+    except BaseException:
+        # Or the next call would take it for durable.
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+        raise
 
 
 def check_writable(directory: Path) -> None:

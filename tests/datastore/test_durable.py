@@ -321,6 +321,21 @@ def test_failed_replacement_keeps_what_was_promised_before(path, tmp, monkeypatc
     assert path.read_bytes() == b'kept'
 
 
+def test_directory_that_may_not_be_durable_is_made_again(tmp_path, monkeypatch):
+    def fail(directory):
+        raise OSError(errno.EIO, 'broken')
+
+    with monkeypatch.context() as patches:
+        patches.setattr(durable, 'fsync_directory', fail)
+        with pytest.raises(OSError, match='broken'):
+            durable.make_directory(tmp_path / 'incoming')
+
+    synced = []
+    monkeypatch.setattr(durable, 'fsync_directory', synced.append)
+    durable.make_directory(tmp_path / 'incoming')
+    assert synced == [tmp_path]
+
+
 def test_file_in_the_place_of_a_directory_is_an_error(tmp_path):
     (tmp_path / 'incoming').touch()
     with pytest.raises(FileExistsError):
