@@ -115,11 +115,13 @@ class JournaledFile(io.RawIOBase):
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             journal = journal_path(path)
-            if journal.exists():
+            self._lock(fcntl.LOCK_SH)
+            # Only now: before, a writer could begin a commit, and die in it.
+            while journal.exists():
                 self._lock(fcntl.LOCK_EX)
                 if _replay(self._descriptor, journal, finish):
                     on_replay()
-            self._lock(fcntl.LOCK_SH)
+                self._lock(fcntl.LOCK_SH)
             self._found = os.fstat(self._descriptor)
             self._size = self._unchanged = self._found.st_size
         except BaseException:

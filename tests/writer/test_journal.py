@@ -15,7 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import Crash, crash
 
-from writer.journal import PAGE, FileBusy, JournaledFile, journal_path, replay_journal
+from writer.journal import (
+    PAGE,
+    FileBusy,
+    JournaledFile,
+    journal_path,
+    replay_journal,
+    try_lock,
+)
 
 OLD = bytes(range(256)) * 40  # 2.5 pages
 COVERS = ['first.batch', 'second.batch']
@@ -519,6 +526,24 @@ def test_journal_is_not_replayed_into_another_file(
     (aside,) = path.parent.glob('*.orphan')
     assert aside.read_bytes() == content
     assert f'kept as {aside.name}' in caplog.text
+
+
+def test_journal_of_a_writer_that_dies_before_we_have_the_lock_is_replayed(
+    open_file, path, waiting, journal, monkeypatch
+):
+    content = journal.read_bytes()
+    journal.unlink()
+
+    def die_in_a_commit(*arguments):
+        monkeypatch.undo()
+        journal.write_bytes(content)
+        return try_lock(*arguments)
+
+    monkeypatch.setattr('writer.journal.try_lock', die_in_a_commit)
+
+    with open_file() as file:
+        assert file.read() == NEW
+    assert is_new(path, waiting)
 
 
 def test_journal_is_not_replayed_into_a_busy_file(path, journal, waiting):
