@@ -20,6 +20,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +51,7 @@ _MAX_LOAD = 32 * 2**20
 
 
 _MAX_CODES_LOGGED = 10_000
+_CODES_AT_ONCE = 20
 
 
 class AlreadyRunning(Exception):
@@ -147,6 +149,9 @@ class Sweeper:
         self._patience = patience
         self._progress = progress
         self._codes_logged: set[tuple[int, str]] = set()
+        # Of batches that wait for another day: once their suspicious events are
+        # kept, a person may have decided on them.
+        self._set_aside_of: set[tuple[str, _DayKey]] = set()
 
     def recover(self) -> None:
         """Finish what a crash interrupted, and clear up after it."""
@@ -167,7 +172,11 @@ class Sweeper:
         for name in self._spool.strangers():
             self._progress.alive()
             self._reject(name, 'this is not the name of a spool file')
-        for names in self._spool.pending().values():
+        pending = self._spool.pending()
+        if self._set_aside_of:
+            present = set(chain.from_iterable(pending.values()))
+            self._set_aside_of = {e for e in self._set_aside_of if e[0] in present}
+        for names in pending.values():
             waiting = iter(names)
             while load := self._load(waiting):
                 self._progress.loaded(len(load.received))
@@ -307,7 +316,13 @@ class Sweeper:
         """
         tables = collected.tables()
         self._log_unknown_codes(key.station, collected.unknown_codes)
-        self._set_aside(key, collected.misfits, received)
+        misfits = [
+            misfit
+            for misfit in collected.misfits
+            if (misfit.name, key) not in self._set_aside_of
+        ]
+        self._set_aside(key, misfits, received)
+        self._set_aside_of |= {(misfit.name, key) for misfit in misfits}
         if collected.digests:
             known = collected.known()
             self._archive.append(*key, tables, collected.digests, known, last)
@@ -322,7 +337,8 @@ class Sweeper:
             flagged=[misfit.name for misfit in collected.misfits],
             finished=last,
         )
-        self._log_append(key, collected)
+        if collected.digests or misfits or last:
+            self._log_append(key, collected, len(misfits))
 
     def _set_aside(
         self, key: _DayKey, misfits: list[Misfit], received: dict[str, int]
@@ -354,8 +370,8 @@ class Sweeper:
                 },
             )
 
-    def _log_append(self, key: _DayKey, collected: Collected) -> None:
-        stored, suspicious = len(collected.digests), len(collected.misfits)
+    def _log_append(self, key: _DayKey, collected: Collected, suspicious: int) -> None:
+        stored = len(collected.digests)
         duplicates = len(collected.names) - len(collected.new)
         path = self._archive.path(key.station, key.day)
         fields = {'station': key.station, 'path': str(path)}
@@ -386,18 +402,24 @@ class Sweeper:
             )
 
     def _log_unknown_codes(self, station: int, codes: set[str]) -> None:
-        for code in sorted(codes):
-            # A station that invents codes is not to fill the memory.
-            if len(self._codes_logged) > _MAX_CODES_LOGGED:
-                self._codes_logged.clear()
-            if (station, code) not in self._codes_logged:
-                self._codes_logged.add((station, code))
-                logger.warning(
-                    'station %d sends upload code %.40r, which no column takes; '
-                    'its values are not archived',
-                    station,
-                    code,
-                )
+        new = sorted(c for c in codes if (station, c) not in self._codes_logged)
+        # A station that invents codes is not to fill the memory, nor the log.
+        if len(self._codes_logged) + len(new) > _MAX_CODES_LOGGED:
+            self._codes_logged.clear()
+        self._codes_logged |= {(station, code) for code in new[:_MAX_CODES_LOGGED]}
+        for code in new[:_CODES_AT_ONCE]:
+            logger.warning(
+                'station %d sends upload code %.40r, which no column takes; '
+                'its values are not archived',
+                station,
+                code,
+            )
+        if len(new) > _CODES_AT_ONCE:
+            logger.warning(
+                'station %d sends %d more upload codes that no column takes',
+                station,
+                len(new) - _CODES_AT_ONCE,
+            )
 
 
 def _by_day(

@@ -529,6 +529,27 @@ def test_flagged_events_of_a_batch_that_waits_are_kept_once(
     assert len(Suspicious(data_dir).names()) == 1
 
 
+def test_flagged_events_of_a_batch_that_waits_stay_as_a_person_decides(
+    put, configfile, day_file, waiting, logged, data_dir
+):
+    suspicious = Suspicious(data_dir)
+
+    def decide():
+        (name,) = suspicious.names()
+        suspicious.move(name, suspicious.discarded, name)
+
+    put(errors(TUESDAY))
+    writer(configfile, once=True)
+    put([error(MONDAY, ERRMSG=None), error(TUESDAY + 1)])
+    with being_read(day_file(TUESDAY)):
+        writer(configfile, stop=Stop(decide, lambda: None))
+        assert len(waiting()) == 1
+
+    assert suspicious.names() == []
+    assert len(logged('WARNING', 'events are suspicious')) == 1
+    assert len(logged('0 events stored')) == 1
+
+
 def test_flagged_events_are_kept_before_their_batch_is_removed(
     put, sweep, waiting, monkeypatch
 ):
@@ -538,6 +559,15 @@ def test_flagged_events_are_kept_before_their_batch_is_removed(
     sweep()
 
     assert len(waiting()) == 1
+
+
+def test_many_unknown_codes_are_counted_instead_of_named(put, sweep, logged):
+    put([error(MONDAY, **{f'C{number}': 1 for number in range(30)})])
+
+    sweep()
+
+    assert len(logged('sends upload code')) == 20
+    assert len(logged(f'station {STATION} sends 10 more upload codes')) == 1
 
 
 def test_unknown_code_is_logged_once_for_a_station(put, configfile, logged):
