@@ -39,7 +39,13 @@ def put(
     # Not named after `path`, whose name may be as long as names can be.
     draft = f'{os.fspath(tmp)}/{time.time_ns():x}-{os.getpid()}-{os.urandom(4).hex()}'
     replaces = os.path.exists(target)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode & FILE_MODE)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        descriptor = os.open(draft, flags, mode & FILE_MODE)
+    except FileNotFoundError:
+        # Somebody cleared up, and removed the directory with what was in it.
+        make_directory(tmp)
+        descriptor = os.open(draft, flags, mode & FILE_MODE)
     try:
         try:
             if owner is not None:

@@ -309,6 +309,15 @@ def test_directory_below_a_file_cannot_be_made(tmp_path):
         durable.make_directory(tmp_path / 'file' / 'a')
 
 
+def test_directory_of_drafts_that_somebody_removed_is_made_again(path, tmp):
+    tmp.rmdir()
+
+    durable.put(path, b'kept', tmp)
+
+    assert path.read_bytes() == b'kept'
+    assert list(tmp.iterdir()) == []
+
+
 def test_failed_replacement_keeps_what_was_promised_before(path, tmp, monkeypatch):
     durable.put(path, b'kept', tmp)
 
