@@ -385,7 +385,9 @@ class _Work:
         self.faults: dict[int, str] = {}
         self._news: set[int] = set()
         for station in self.sources.keys() - files.keys():
-            self.give_up(station, 'its file is gone')
+            # There was none for what another program had merged.
+            if self.sources[station].size:
+                self.give_up(station, 'its file is gone')
 
     @property
     def is_news(self) -> bool:
@@ -415,8 +417,27 @@ class _Work:
                         'merged; --rebuild takes it all the same'
                     )
         self.to_copy.add(station)
+        if lacking := self._count_lacking(h5, merged):
+            self.faults[station] = (
+                f'rows of the file before that its own lacks: {lacking}; all are in '
+                'the one that is kept in replaced/'
+            )
         if self.rebuild or lengths != merged or not self._is_equal(h5, merged):
             self._news.add(station)
+
+    def _count_lacking(self, h5: h5py.File, names: Iterable[str]) -> int:
+        """Return how many rows that another program had merged are not in the file."""
+        if self.previous is None or self.previous.is_ours:
+            return 0
+        merged = self.previous.h5
+        if merged is None:
+            return 0
+        with as_damage(self.target):
+            return sum(
+                int((~np.isin(_moments(merged[name]), _moments(h5[name]))).sum())
+                for name in names
+                if not name.endswith('/blobs')
+            )
 
     def _is_equal(self, h5: h5py.File, names: Collection[str]) -> bool:
         assert self.previous and self.previous.h5
@@ -540,6 +561,15 @@ def _copy_children(source: h5py.File, target: h5py.File, paths: Iterable[str]) -
         group = require_group(target, parent)
         # Bytes as they are, attributes and all: blob indices stay true.
         h5o.copy(source.id, path.encode(), group.id, name.encode())
+
+
+def _moments(table: h5py.Dataset) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Return when each row was, in ns since the epoch."""
+    rows = table[:]
+    moments = rows['timestamp'].astype('u8') * np.uint64(10**9)
+    if 'nanoseconds' in rows.dtype.names:
+        moments += rows['nanoseconds'].astype('u8')
+    return moments
 
 
 def _same_rows(one: h5py.Dataset, other: h5py.Dataset) -> bool:

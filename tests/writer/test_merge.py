@@ -509,8 +509,27 @@ def test_replaced_file_is_kept_and_its_other_stations_are_taken_over(
     assert outcome.replaced.parent == data_dir / 'replaced'
     assert outcome.replaced.read_bytes() == historic
     assert outcome.changed
-    assert 'station 502: its file is gone' in outcome.faults[0]
+    assert outcome.faults == []
+    assert merged().faults == []
     assert not merged().changed
+
+
+def test_rows_that_only_the_replaced_file_holds_are_told(files, merged, target):
+    source = files.store(501, shower(1), shower(2))
+    shutil.copy(source, target)
+    with h5py.File(target, 'r+') as file:
+        del file['ingest']
+    source.unlink()
+    files.store(501, shower(2), shower(3), shower(4))
+
+    outcome = merged(replace=True)
+
+    assert numbers(target) == {'station_501': [2, 3, 4]}
+    assert outcome.faults == [
+        'station 501: rows of the file before that its own lacks: 1; all are in the '
+        'one that is kept in replaced/'
+    ]
+    assert merged().faults == []
 
 
 @pytest.mark.parametrize('damage', [cut_short, fill_with_zeros])
