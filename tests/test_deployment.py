@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import textwrap
 import threading
 import time
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ SYSTEMD_ANALYZE = shutil.which('systemd-analyze')
 needs_nginx = pytest.mark.skipif(NGINX is None, reason='nginx is not installed')
 needs_systemd = pytest.mark.skipif(
     SYSTEMD_ANALYZE is None, reason='systemd-analyze is not installed'
+)
+needs_rsync = pytest.mark.skipif(
+    shutil.which('rsync') is None, reason='rsync is not installed'
 )
 
 # What Debian's nginx.conf does around a site, in one directory.
@@ -480,3 +484,83 @@ def test_nginx_is_more_patient_than_uwsgi():
 
     assert len(patience) == 2
     assert all(int(seconds) > int(harakiri) for seconds in patience)
+
+
+# The backup of docs/deploy.md.
+
+
+@dataclass
+class Backup:
+    """The script of the page, where data, configuration and systemctl are others.
+
+    `state` is what systemctl says of the writer; `asked` what it is asked.
+    """
+
+    directory: Path
+
+    @property
+    def data(self):
+        return self.directory / 'data'
+
+    @property
+    def copy(self):
+        return self.directory / 'backup' / 'data'
+
+    def asked(self):
+        return (self.directory / 'asked').read_text().splitlines()
+
+    def run(self, state='active'):
+        text = (PROJECT / 'docs' / 'deploy.md').read_text()
+        script = re.search(r'(?m)^    #!/bin/sh\n(?:    .*\n)+', text)[0]
+        script = script.replace('/var/lib/datastore', str(self.data))
+        script = script.replace('/etc/datastore', str(self.directory / 'etc'))
+        systemctl = self.directory / 'bin' / 'systemctl'
+        systemctl.write_text(
+            f'#!/bin/sh\necho "$@" >> {self.directory}/asked\n'
+            f'[ $1 != is-active ] || {{ echo {state}; [ {state} = active ]; }}\n'
+        )
+        systemctl.chmod(0o755)
+        return subprocess.run(
+            ['/bin/sh', '-c', textwrap.dedent(script), 'backup', self.copy.parent],
+            env=os.environ | {'PATH': f'{systemctl.parent}:{os.environ["PATH"]}'},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def backup(tmp_path):
+    """A backup of an archive of which a year is on another disk."""
+    for name in ('data/2026/11', 'data/incoming', 'disk/2019', 'backup', 'bin', 'etc'):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / 'data' / '2026' / '11' / 'new').write_text('new')
+    (tmp_path / 'disk' / '2019' / 'old').write_text('old')
+    (tmp_path / 'data' / '2019').symlink_to(tmp_path / 'disk' / '2019')
+    return Backup(tmp_path)
+
+
+@needs_rsync
+def test_backup_holds_the_year_that_is_on_another_disk(backup):
+    # As an earlier one left it, before the year was moved.
+    (backup.copy / '2019').mkdir(parents=True)
+    (backup.copy / '2019' / 'old').write_text('old')
+
+    result = backup.run()
+
+    assert (result.returncode, result.stderr) == (0, '')
+    assert not (backup.copy / '2019').is_symlink()
+    assert (backup.copy / '2019' / 'old').read_text() == 'old'
+    assert (backup.copy / '2026' / '11' / 'new').read_text() == 'new'
+
+
+@needs_rsync
+def test_backup_deletes_nothing_while_the_other_disk_is_away(backup):
+    backup.run()
+    (backup.directory / 'disk').rename(backup.directory / 'away')
+
+    result = backup.run()
+
+    assert result.returncode == 1
+    assert result.stderr == f'points to nothing: {backup.data}/2019\n'
+    assert (backup.copy / '2019' / 'old').read_text() == 'old'
