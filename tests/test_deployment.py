@@ -564,3 +564,13 @@ def test_backup_deletes_nothing_while_the_other_disk_is_away(backup):
     assert result.returncode == 1
     assert result.stderr == f'points to nothing: {backup.data}/2019\n'
     assert (backup.copy / '2019' / 'old').read_text() == 'old'
+
+
+@needs_rsync
+@pytest.mark.parametrize('state', ['active', 'activating', 'failed', 'inactive'])
+def test_backup_starts_the_writer_unless_somebody_had_stopped_it(backup, state):
+    backup.run(state)
+
+    started = 'start datastore-writer' in backup.asked()
+    assert 'stop datastore-writer' in backup.asked()
+    assert started == (state != 'inactive')
