@@ -133,7 +133,7 @@ def data_for_everybody(directory):
     (directory / 'data').chmod(0o755)
 
 
-@damage(('{data}/tmp', WARNING, 'not there yet'))
+@damage(('{data}/tmp', WARNING, 'it is not there'))
 def no_directory_for_drafts(directory):
     (directory / 'data' / 'tmp').rmdir()
 
@@ -249,17 +249,17 @@ def test_what_is_wrong_is_found(well, check, tmp_path, spoil, subject, level, wo
 
 
 def test_directory_that_went_away_under_the_writer_is_a_fault(well, check, data_dir):
-    (data_dir / 'tmp').rmdir()
+    (data_dir / 'rejected').rmdir()
     with _only_writer(data_dir):
         _, findings = check()
 
-    (finding,) = [f for f in findings if f['subject'] == str(data_dir / 'tmp')]
+    (finding,) = [f for f in findings if f['subject'] == str(data_dir / 'rejected')]
     assert finding['level'] == FAULT
     assert 'systemctl restart' in finding['mend']
 
 
 def test_directory_that_went_away_under_the_endpoint_is_a_fault(well, check, data_dir):
-    (data_dir / 'tmp').rmdir()
+    (data_dir / 'rejected').rmdir()
     tally = Tally(data_dir, logging.getLogger())
     tally.refused(STATION, 205, 0.1)
     try:
@@ -267,7 +267,7 @@ def test_directory_that_went_away_under_the_endpoint_is_a_fault(well, check, dat
     finally:
         tally.close()
 
-    assert levels(findings, str(data_dir / 'tmp')) == [FAULT]
+    assert levels(findings, str(data_dir / 'rejected')) == [FAULT]
 
 
 def test_year_that_was_moved_to_another_disk_is_well(
