@@ -293,7 +293,7 @@ def test_writer_starts_from_paths_that_a_shell_and_uwsgi_would_split(
 
 def test_make_run_takes_a_directory_with_a_space():
     result = subprocess.run(
-        ['make', '-n', 'run', 'DATA=a b'],
+        ['make', '-n', '--no-print-directory', 'run', 'DATA=a b'],
         cwd=PROJECT,
         capture_output=True,
         text=True,

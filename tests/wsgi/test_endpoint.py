@@ -232,10 +232,12 @@ def test_what_the_disk_does_not_take_answers_205_until_it_does(
 ):
     before = waiting()
     shutil.move(server.data_dir / 'tmp', tmp_path / 'elsewhere')
+    (server.data_dir / 'tmp').touch()
     try:
         assert post(fields()) == '205'
         assert waiting() == before
     finally:
+        (server.data_dir / 'tmp').unlink()
         shutil.move(tmp_path / 'elsewhere', server.data_dir / 'tmp')
     assert post(fields()) == '100'
 
