@@ -207,7 +207,8 @@ class Merger:
         path = self._data_dir / 'merge.lock'
 
         def lock() -> int:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(path, flags, durable.FILE_MODE)
             try:
                 try_lock(descriptor, path, fcntl.LOCK_EX)
             except BaseException:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from datastore.batch import Batch, InvalidBatch, decode_identified
 from datastore.config import ConfigError, blaming, read_config
-from datastore.durable import DISK_ERRORS
+from datastore.durable import DISK_ERRORS, FILE_MODE
 from datastore.event import Event
 from datastore.logs import open_log
 from datastore.memory import keep_memory
@@ -445,7 +445,7 @@ def _only_writer(data_dir: Path) -> Iterator[None]:
     the lock of a writer that dies, so the file may stay.
     """
     lock = data_dir / 'writer.lock'
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o640)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, FILE_MODE)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
