@@ -53,6 +53,8 @@ def damaged_blobs(
         references = _references(dataset, file.fileno())
         used = np.arange(len(references)) if chosen is None else np.asarray(chosen)
         used = used[references['length'][used] > 0]
+        if not len(used):
+            return []
         used = used[np.argsort(references['address'][used], kind='stable')]
         of_heap = references[used]
         addresses, starts = np.unique(of_heap['address'], return_index=True)

@@ -49,6 +49,29 @@ def damaged(path, chosen=None):
         return damaged_blobs(file[BLOBS], path, chosen)
 
 
+@pytest.mark.parametrize('texts', [[''], ['', ''], ['', 'a text']], ids=repr)
+def test_empty_blobs_are_whole(files, configfile, texts):
+    events = [
+        Event('ERR', MONDAY + number, 0, 0, ('ERRMSG',), (text,))
+        for number, text in enumerate(texts)
+    ]
+    path = files.store(STATION, *events)
+
+    assert damaged(path) == []
+    assert damaged(path, [0]) == []
+    command = [PROGRAM, 'verify', '--all', '--config', configfile]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+
+
+def test_no_blobs_are_whole(tmp_path):
+    path = tmp_path / 'none.h5'
+    with h5py.File(path, 'w') as file:
+        kind = h5py.vlen_dtype('u1')
+        file.create_dataset(BLOBS, (0,), dtype=kind, maxshape=(None,), chunks=(16,))
+
+    assert damaged(path) == []
+
+
 DAMAGE = {
     'page of zeros': (64, bytes(4096)),
     'object of no size': (HEAD, bytes(16)),
