@@ -21,14 +21,17 @@ which no crash leaves: disks write 512 bytes at once.  Such a journal is set asi
 The journal is, little-endian: the magic, a uint32 CRC-32 of all that follows
 it, and MessagePack of the file's size, its changes as [offset, bytes], the names
 of the spool files they came from, the file's size before, and, of each sector
-that was there and changes, [offset, CRC-32 before, CRC-32 after].
+that was there and changes, and of the last one that is not zeros, [offset, CRC-32
+before, CRC-32 after].
 """
 
 import contextlib
+import errno
 import fcntl
 import io
 import logging
 import os
+import re
 import struct
 import time
 import zlib
@@ -54,6 +57,7 @@ _AT_ONCE = 1024  # pieces in a system call; IOV_MAX of Linux
 
 PAGE = 4096  # bytes; changes are kept in pages of the file system's size
 _SECTOR = 512  # bytes; what a disk writes at once, or more
+_LOOK = 2**16  # bytes that are looked at together for the last that are not zeros
 
 
 class FileBusy(Exception):
@@ -70,7 +74,7 @@ class JournalRecord(NamedTuple):
 
     A change is an offset and what is written there, in pieces.  `size` and
     `size_before` are the file's, in bytes; `sectors` has, of those that were there
-    before and change, the offset and the CRC-32 before and after.
+    before and change, and of the last, the offset and the CRC-32 before and after.
     """
 
     size: int
@@ -244,7 +248,7 @@ class JournaledFile(io.RawIOBase):
             self._changes(),
             list(covers),
             self._found.st_size,
-            list(self._changing_sectors()),
+            [*self._changing_sectors(), *self._last_sector()],
         )
         journal = journal_path(self._path)
         self._lock(fcntl.LOCK_EX)
@@ -299,6 +303,26 @@ class JournaledFile(io.RawIOBase):
                 if old != new:
                     yield page * PAGE + start, zlib.crc32(old), zlib.crc32(new)
 
+    def _last_sector(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the same of the last sector that is not zeros, changed or not.
+
+        A copy of the file that was cut short has another.
+        """
+        stop = self._found.st_size
+        while stop:
+            start = (stop - 1) // _LOOK * _LOOK
+            content = os.pread(self._descriptor, stop - start, start).rstrip(b'\0')
+            if content:
+                offset = start + (len(content) - 1) // _SECTOR * _SECTOR
+                after = bytearray(_SECTOR)
+                self.seek(offset)
+                self.readinto(after)
+                before = os.pread(self._descriptor, _SECTOR, offset)
+                before = before.ljust(_SECTOR, b'\0')
+                yield offset, zlib.crc32(before), zlib.crc32(after)
+                return
+            stop = start
+
     def _reserve(self, size: int) -> None:
         """Take the disk space for growing to `size`, before the commit point.
 
@@ -347,6 +371,12 @@ def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> bo
     except FileNotFoundError:
         return False
     record = _decode(content)
+    if record is None and _is_of_another_version(content):
+        raise OSError(
+            errno.ENOTSUP,
+            'another version of the writer wrote this journal; start that once',
+            str(journal),
+        )
     if record is None:
         # The crash came before the commit point: nothing was changed, and the
         # batches are still in the spool.
@@ -395,10 +425,10 @@ def _write_journal(journal: Path, record: JournalRecord) -> None:
     checksum = 0
     for piece in body:
         checksum = zlib.crc32(piece, checksum)
+    # One that is there already is not ours to remove.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    descriptor = os.open(journal, flags, durable.FILE_MODE)
     try:
-        descriptor = os.open(
-            journal, os.O_WRONLY | os.O_CREAT | os.O_EXCL, durable.FILE_MODE
-        )
         try:
             _write_pieces(descriptor, [_HEADER.pack(MAGIC, checksum), *body])
             os.fsync(descriptor)
@@ -489,6 +519,18 @@ def _encode(record: JournalRecord) -> Iterator[_Bytes]:
     yield packer.pack(record.covers)
     yield packer.pack(record.size_before)
     yield packer.pack(record.sectors)
+
+
+def _is_of_another_version(content: bytes) -> bool:
+    """Return whether this is a whole journal that is not ours to read."""
+    if len(content) < _HEADER.size:
+        return False
+    magic, checksum = _HEADER.unpack_from(content)
+    return (
+        magic != MAGIC
+        and re.fullmatch(rb'HSJRNL[0-9]\n', magic) is not None
+        and checksum == zlib.crc32(memoryview(content)[_HEADER.size :])
+    )
 
 
 def _decode(content: bytes) -> JournalRecord | None:

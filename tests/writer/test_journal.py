@@ -510,6 +510,8 @@ def test_journal_is_replayed_whichever_sectors_are_written(path, waiting, journa
         pytest.param(b'a newer head' + NEW[12:], id='written to since'),
         pytest.param(NEW + b'more', id='grown since'),
         pytest.param(b'', id='emptied'),
+        *(pytest.param(OLD[:n], id=f'cut to {n}') for n in range(0, len(OLD), 512)),
+        pytest.param(OLD[:-1], id='cut by a byte'),
     ],
 )
 def test_journal_is_not_replayed_into_another_file(
@@ -544,6 +546,32 @@ def test_journal_of_a_writer_that_dies_before_we_have_the_lock_is_replayed(
     with open_file() as file:
         assert file.read() == NEW
     assert is_new(path, waiting)
+
+
+@pytest.mark.parametrize('end', [0, 1, 1000, 2**17])
+def test_journal_is_replayed_where_a_size_of_nothing_but_zeros_is_undone(
+    path, waiting, end
+):
+    path.write_bytes(OLD + bytes(end))
+    journal = crash_after_commit_point(path, waiting)
+    path.write_bytes(OLD)
+
+    replay_journal(journal, waiting.discard)
+
+    assert path.read_bytes()[: len(NEW)] == NEW
+    assert waiting == {'other.batch'}
+
+
+def test_journal_of_another_version_is_left_to_that(path, waiting, journal):
+    content = journal.read_bytes().replace(b'HSJRNL2', b'HSJRNL3')
+    journal.write_bytes(content)
+
+    with pytest.raises(OSError, match='another version'):
+        replay_journal(journal, waiting.discard)
+
+    assert journal.read_bytes() == content
+    assert path.read_bytes() == OLD
+    assert len(waiting) == 3
 
 
 def test_journal_is_not_replayed_into_a_busy_file(path, journal, waiting):
