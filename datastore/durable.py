@@ -79,6 +79,7 @@ def place_for_drafts(path: Path, tmp: Path) -> Path:
     Old years may have been moved to a disk of their own.  A crash leaves a
     draft there that nobody clears away.
     """
+    make_directory(tmp)
     return tmp if tmp.stat().st_dev == path.parent.stat().st_dev else path.parent
 
 

@@ -435,7 +435,7 @@ class _Work:
             return 0
         with as_damage(self.target):
             return sum(
-                int((~np.isin(_moments(merged[name]), _moments(h5[name]))).sum())
+                _count_others(merged[name], h5.get(name))
                 for name in names
                 if not name.endswith('/blobs')
             )
@@ -562,6 +562,13 @@ def _copy_children(source: h5py.File, target: h5py.File, paths: Iterable[str]) -
         group = require_group(target, parent)
         # Bytes as they are, attributes and all: blob indices stay true.
         h5o.copy(source.id, path.encode(), group.id, name.encode())
+
+
+def _count_others(one: h5py.Dataset, other: h5py.Dataset | None) -> int:
+    """Return how many rows of a table are of moments that the other has none of."""
+    if other is None:
+        return len(one)
+    return int((~np.isin(_moments(one), _moments(other))).sum())
 
 
 def _moments(table: h5py.Dataset) -> np.ndarray[Any, np.dtype[np.uint64]]:

@@ -532,6 +532,21 @@ def test_rows_that_only_the_replaced_file_holds_are_told(files, merged, target):
     assert merged().faults == []
 
 
+def test_table_that_only_the_replaced_file_holds_is_told(files, merged, target):
+    source = files.store(501, shower(1))
+    merged()
+    with h5py.File(target, 'r+') as file:
+        del file['ingest']
+        (cluster,) = file['hisparc'].values()
+        file.copy(cluster, '/hisparc/cluster_other')
+    assert source.exists()
+
+    outcome = merged(replace=True, rebuild=True)
+
+    assert outcome.changed
+    assert 'its own lacks: 1;' in outcome.faults[0]
+
+
 @pytest.mark.parametrize('damage', [cut_short, fill_with_zeros])
 def test_damaged_merged_file_is_made_again_only_when_asked_to(
     files, merged, target, damage

@@ -395,6 +395,14 @@ def test_new_file_appears_whole(store, monkeypatch):
     assert store.finished == ['batch']
 
 
+def test_directory_of_drafts_that_somebody_removed_is_made_again(store):
+    (store.data_dir / 'tmp').rmdir()
+
+    store.append(error(1))
+
+    assert errors_in(store.path()) == numbered(1)
+
+
 def test_new_file_that_the_disk_refuses_leaves_nothing(store, monkeypatch):
     def refuse(*_):
         raise OSError(28, 'No space left on device')
