@@ -306,9 +306,10 @@ class JournaledFile(io.RawIOBase):
     def _last_sector(self) -> Iterator[tuple[int, int, int]]:
         """Yield the same of the last sector that is not zeros, changed or not.
 
-        A copy of the file that was cut short has another.
+        A copy of the file that was cut short has another.  Of those that are whole
+        before and after: a power cut may undo a size in the middle of a sector.
         """
-        stop = self._found.st_size
+        stop = min(self._size, self._found.st_size) // _SECTOR * _SECTOR
         while stop:
             start = (stop - 1) // _LOOK * _LOOK
             content = os.pread(self._descriptor, stop - start, start).rstrip(b'\0')
@@ -318,7 +319,6 @@ class JournaledFile(io.RawIOBase):
                 self.seek(offset)
                 self.readinto(after)
                 before = os.pread(self._descriptor, _SECTOR, offset)
-                before = before.ljust(_SECTOR, b'\0')
                 yield offset, zlib.crc32(before), zlib.crc32(after)
                 return
             stop = start
