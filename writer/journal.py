@@ -14,9 +14,9 @@ away.  After it, the journal is whole, and is replayed, as often as it takes,
 before anyone opens the file for writing.
 
 It is replayed into the very file it was written for, and no other: somebody may
-have put an older one in its place, or written to it since the crash.  Each 512
-bytes that it changes are then neither what they were nor what they are to be,
-which no crash leaves: disks write 512 bytes at once.  Such a journal is set aside.
+have put an older one in its place, or written to it since the crash.  Then there
+are sectors of 512 bytes that are neither what they were nor what they are to be,
+which no crash leaves: disks write them at once.  Such a journal is set aside.
 
 The journal is, little-endian: the magic, a uint32 CRC-32 of all that follows
 it, and MessagePack of the file's size, its changes as [offset, bytes], the names
@@ -370,13 +370,7 @@ def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> bo
         content = journal.read_bytes()
     except FileNotFoundError:
         return False
-    record = _decode(content)
-    if record is None and _is_of_another_version(content):
-        raise OSError(
-            errno.ENOTSUP,
-            'another version of the writer wrote this journal; start that once',
-            str(journal),
-        )
+    record = _decode(content, journal)
     if record is None:
         # The crash came before the commit point: nothing was changed, and the
         # batches are still in the spool.
@@ -521,25 +515,22 @@ def _encode(record: JournalRecord) -> Iterator[_Bytes]:
     yield packer.pack(record.sectors)
 
 
-def _is_of_another_version(content: bytes) -> bool:
-    """Return whether this is a whole journal that is not ours to read."""
-    if len(content) < _HEADER.size:
-        return False
-    magic, checksum = _HEADER.unpack_from(content)
-    return (
-        magic != MAGIC
-        and re.fullmatch(rb'HSJRNL[0-9]\n', magic) is not None
-        and checksum == zlib.crc32(memoryview(content)[_HEADER.size :])
-    )
+def _decode(content: bytes, journal: Path) -> JournalRecord | None:
+    """Return the record in a journal; None if it is not whole.
 
-
-def _decode(content: bytes) -> JournalRecord | None:
-    """Return the record in a journal; None if it is not whole."""
+    Raises OSError if it is, and of another version.
+    """
     if len(content) < _HEADER.size:
         return None
     magic, checksum = _HEADER.unpack_from(content)
     body = memoryview(content)[_HEADER.size :]
-    if magic != MAGIC or checksum != zlib.crc32(body):
+    if checksum != zlib.crc32(body) or not re.fullmatch(rb'HSJRNL[0-9]\n', magic):
         return None
+    if magic != MAGIC:
+        raise OSError(
+            errno.ENOTSUP,
+            'another version of the writer wrote this journal; start that once',
+            str(journal),
+        )
     size, changes, *rest = msgpack.unpackb(body)
     return JournalRecord(size, [(offset, [new]) for offset, new in changes], *rest)
