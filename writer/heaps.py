@@ -22,7 +22,7 @@ _REFERENCE = np.dtype([('length', '<u4'), ('address', '<u8'), ('number', '<u4')]
 _HEAD = struct.Struct('<4sB3xQ')  # magic, version, size with this
 _OBJECT = struct.Struct('<H6xQ')  # number, size without this, but with it if free
 
-_USUAL_SIZE = 2**17  # bytes of a collection of ours, or less
+_LEAST = 4096  # bytes of a collection
 
 
 def require_whole(
@@ -98,7 +98,7 @@ def _sizes(descriptor: int, address: int) -> dict[int, int]:
     length = os.fstat(descriptor).st_size
     if address > length - _HEAD.size:
         return {}
-    content = os.pread(descriptor, _USUAL_SIZE, address)
+    content = os.pread(descriptor, _LEAST, address)
     magic, version, size = _HEAD.unpack_from(content)
     if (magic, version) != (b'GCOL', 1) or size > length - address:
         return {}
