@@ -189,9 +189,11 @@ def _missing(directory: Path, running: int | None) -> Finding:
     """Say what becomes of a directory that the programs make at their start."""
     restart = 'systemctl restart datastore-wsgi datastore-writer'
     if directory.name == 'tmp':
-        what = 'it is not there'
         return Finding(
-            WARNING, str(directory), what, 'nothing to do: it is made when it is needed'
+            WARNING,
+            str(directory),
+            'it is not there',
+            'nothing to do: it is made when it is needed',
         )
     if running is None:
         return Finding(

@@ -24,8 +24,9 @@ from datastore import durable
 
 # Text decoded from Python 3 pickles may hold lone surrogates, even two that
 # would be one character if JSON escaped them.
-_LARGE = 2**20  # characters of an event
 UNICODE_ERRORS = 'surrogatepass'
+
+_LARGE = 2**20  # characters of an event
 
 
 class DocumentError(ValueError):
@@ -106,7 +107,7 @@ class Documents:
         """
         # An event a line: `indent` would take four times as long, and a station
         # that has lost the date has all of its events flagged.  One at a time, too:
-        # as text an event may take 24 times what was sent.
+        # of an event that is large, JSON takes several times the memory.
         lines: list[bytes] = []
         # Of the JSON of [station, cluster, events].
         digest = hashlib.blake2b(_dump([station, cluster])[:-1], digest_size=8)

@@ -47,7 +47,7 @@ MAX_DEPTH = 6
 # with an equal one byte for byte, as often as there are opcodes.
 MAX_COMPARED = 2 * 10**9
 # Text reached through shared references, each time counted: a `max_upload` of
-# it, and the keys.  Kept as JSON it takes up to 24 times as much memory.
+# it, and the keys.  To keep it as JSON takes up to 14 times as much memory.
 MAX_TEXT = 17 * 2**20
 
 
