@@ -36,16 +36,8 @@ def put(
     """
     # Text from here on: pathlib takes as long as half of these system calls.
     target = os.fspath(path)
-    # Not named after `path`, whose name may be as long as names can be.
-    draft = f'{os.fspath(tmp)}/{time.time_ns():x}-{os.getpid()}-{os.urandom(4).hex()}'
     replaces = os.path.exists(target)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        descriptor = os.open(draft, flags, mode & FILE_MODE)
-    except FileNotFoundError:
-        # Somebody cleared up, and removed the directory with what was in it.
-        make_directory(tmp)
-        descriptor = os.open(draft, flags, mode & FILE_MODE)
+    draft, descriptor = new_draft(tmp, mode & FILE_MODE)
     try:
         try:
             if owner is not None:
@@ -71,6 +63,25 @@ def put(
             with contextlib.suppress(OSError):
                 os.unlink(target)
         raise
+
+
+def new_draft(tmp: Path, mode: int = FILE_MODE) -> tuple[str, int]:
+    """Create a file in the directory `tmp`; return its path and its descriptor."""
+    # Not named after what it becomes, whose name may be as long as names can be.
+    draft = f'{os.fspath(tmp)}/{new_name()}'
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    try:
+        descriptor = os.open(draft, flags, mode)
+    except FileNotFoundError:
+        # Somebody cleared up, and removed the directory with what was in it.
+        make_directory(tmp)
+        descriptor = os.open(draft, flags, mode)
+    return draft, descriptor
+
+
+def new_name() -> str:
+    """Return a name that no other file has, nor had."""
+    return f'{time.time_ns():x}-{os.getpid()}-{os.urandom(4).hex()}'
 
 
 def place_for_drafts(path: Path, tmp: Path) -> Path:
