@@ -607,7 +607,7 @@ def test_uploads_are_counted_by_what_became_of_them(
         'datastore_spool_batches 1.0',
     ):
         assert line in lines
-    assert '511' not in text
+    assert 'station="511"' not in text
 
 
 def test_metrics_are_not_there_for_other_machines(configfile):
