@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import endpoint, load, uploads, writer
+from bench import archive, endpoint, load, uploads, writer
 from bench.writer import Round, Swept
 
 _WIDTHS = (46, 10, 10, 7, 8)
@@ -45,9 +45,9 @@ def _machine() -> str:
 
 def _endpoint(directory: Path) -> None:
     rounds = [uploads.bodies_of_batches(420, 1 + 420 * n) for n in range(5)]
-    _show_endpoint('100 events', endpoint.measure(directory / 'batches', rounds))
+    _show_endpoint('100 events', endpoint.measure(directory / 'batches', rounds, 100))
     rounds = [uploads.bodies_of_events(2100, 1 + 2100 * n) for n in range(5)]
-    _show_endpoint('1 event', endpoint.measure(directory / 'events', rounds))
+    _show_endpoint('1 event', endpoint.measure(directory / 'events', rounds, 1))
 
 
 def _show_endpoint(what: str, measured: endpoint.Measured) -> None:
@@ -64,7 +64,7 @@ def _writer(directory: Path) -> None:
     _show_swept('events stored /s, of batches of 100', hundreds, data_dir)
     singles = writer.sweep(configfile, [Round(8000, 1)] * 3, first=300_000)
     _show_swept('events stored /s, of batches of 1', singles, data_dir)
-    size, content = writer.size_of_file(data_dir)
+    size, content = archive.size_of_file(data_dir)
     _show_times(
         '  MB of the day file, and of rows and blobs', size / _MB, content / _MB
     )

@@ -3,11 +3,13 @@
 import re
 import statistics
 import subprocess
+import sys
 import sysconfig
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.archive import stored
 from bench.load import Load, send
 from bench.uploads import CLUSTER, PASSWORD, STATION
 
@@ -49,10 +51,12 @@ def configure(directory: Path, stations: int = 1) -> Path:
     return path
 
 
-def measure(directory: Path, rounds: list[list[bytes]]) -> Measured:
-    """Send each list of bodies to both callables, in turn, and compare.
+def measure(directory: Path, rounds: list[list[bytes]], events: int) -> Measured:
+    """Send each list of bodies, of so many events each, to both callables in turn.
 
-    Raises RuntimeError if an upload is not answered 100, or not in the spool.
+    Each round is swept before the next, as the spool is not filled for the first
+    time, except in the first.  Raises RuntimeError if an upload is not answered
+    100, or its events are not stored.
     """
     configfile = configure(directory)
     ours = _Server(directory / 'ours', _OURS.format(str(configfile)))
@@ -62,15 +66,16 @@ def measure(directory: Path, rounds: list[list[bytes]]) -> Measured:
         for bodies in rounds:
             loads['bare'].append(send(bare.port, bodies))
             loads['ours'].append(send(ours.port, bodies))
+            sweep = [sys.executable, '-m', 'writer', '--config', str(configfile)]
+            subprocess.run([*sweep, '--once'], check=True)
         peak = ours.peak()
     finally:
         ours.stop()
         bare.stop()
     refused = sum(load.refused for load in loads['ours'])
-    spooled = len(list((directory / 'data' / 'incoming').iterdir()))
-    sent = sum(map(len, rounds))
-    if refused or spooled != sent:
-        raise RuntimeError(f'of {sent} uploads {refused} refused, {spooled} spooled')
+    sent, kept = events * sum(map(len, rounds)), stored(directory / 'data')
+    if refused or kept != sent:
+        raise RuntimeError(f'{refused} uploads refused; {kept} of {sent} events stored')
     return Measured(_median(loads['ours']), _median(loads['bare']), peak)
 
 

@@ -36,8 +36,10 @@ class _Rounds(threading.Event):
             self.results.append({'seconds': seconds, 'memory': memory, 'peak': peak})
         if not self._spools:
             return True
-        self._incoming.rmdir()
-        self._spools.pop(0).rename(self._incoming)
+        filled = self._spools.pop(0)
+        # With segments that are free by now.
+        self._incoming.rename(filled.with_name(f'before-{time.time_ns()}'))
+        filled.rename(self._incoming)
         Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
         os.sync()
         self._started = time.perf_counter()

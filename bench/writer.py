@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-import h5py
 import numpy as np
 
+from bench.archive import stored
 from bench.uploads import CLUSTER, STATION, events_at
-from datastore import durable, layout
+from datastore import durable
 from datastore.batch import Batch, encode_batch
 from datastore.spool import Spool
 from writer.digests import DIGEST_SIZE
@@ -126,30 +126,6 @@ def grow(configfile: Path, size: int) -> None:
             archive.digests(STATION, day),
             covers=[],
         )
-
-
-def size_of_file(data_dir: Path) -> tuple[int, int]:
-    """Return the size of the only day file, and of the rows and blobs in it."""
-    (path,) = data_dir.glob(layout.STATION_FILES)
-    content = 0
-    with h5py.File(path, 'r') as file:
-        for cluster in file['hisparc'].values():
-            for station in cluster.values():
-                for dataset in station.values():
-                    if h5py.check_vlen_dtype(dataset.dtype):
-                        content += sum(map(len, dataset[:]))
-                    else:
-                        content += dataset.size * dataset.dtype.itemsize
-    return path.stat().st_size, content
-
-
-def stored(data_dir: Path) -> int:
-    """Return how many events the archive holds, by its digests."""
-    total = 0
-    for path in data_dir.glob(layout.STATION_FILES):
-        with h5py.File(path, 'r') as file:
-            total += len(file['ingest/digests'])
-    return total
 
 
 def raw_write(directory: Path, size: int) -> float:
