@@ -91,14 +91,14 @@ def _fill(directory: Path, wanted: Round, first: int) -> int:
     spool = Spool(directory)
     size = 0
     # Only the writer is measured.
-    with mock.patch('os.fsync'):
+    with mock.patch('os.fsync'), mock.patch('os.fdatasync'):
         for batch in range(wanted.batches):
             start = batch * wanted.events % 100
             events = events_at(start, wanted.events, first + batch)
             for station in range(STATION, STATION + wanted.stations):
                 content = encode_batch(Batch(station, CLUSTER, time.time_ns(), events))
                 size += len(content)
-                spool.put(station, content)
+                spool.append(station, content)
     return size
 
 
@@ -109,7 +109,7 @@ def grow(configfile: Path, size: int) -> None:
     """
     data_dir = configfile.parent / 'data'
     Spool(data_dir)  # makes the directories
-    archive = Archive(data_dir, lambda name: None)
+    archive = Archive(data_dir, lambda names: None)
     events = events_at(0, 100, 0) * 100
     day = events[0].timestamp // _DAY
     tables = rows_and_blobs(events).tables

@@ -7,6 +7,7 @@ from pathlib import Path
 from chaos.bench import Bench
 from chaos.events import Key, describe, row_key, upload_key
 from chaos.readers import Unreadable
+from datastore.spool import TORN
 from datastore.suspicious import Suspicious
 
 
@@ -107,9 +108,17 @@ def _look_for_leftovers(bench: Bench, found: Findings) -> None:
         found.trouble.append(f'incoming/{name} is left in the spool')
     for path in sorted((bench.data_dir / 'rejected').glob('*')):
         text = path.read_text().strip() if path.suffix == '.error' else ''
+        if bench.happened['cuts'] and TORN in (text, _why(path)):
+            continue  # an upload that was not answered
         found.trouble.append(f'rejected/{path.name} {text}'.rstrip())
     for path in bench.journals():
         found.trouble.append(f'{path} is left over')
     for line in bench.logs().splitlines():
         if ': internal error' in line or 'stopped by an error of its own' in line:
             found.trouble.append(f'logged: {line}')
+
+
+def _why(path: Path) -> str:
+    """Return why a file was rejected."""
+    explanation = path.with_name(f'{path.name}.error')
+    return explanation.read_text().strip() if explanation.exists() else ''

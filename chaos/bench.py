@@ -11,6 +11,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +22,7 @@ from chaos.readers import Unreadable
 from chaos.run import PROJECT, Run, Stuck
 from datastore import layout
 from datastore.config import Config
+from datastore.spool import Spool
 
 EXAMPLES = PROJECT / 'examples'
 # Much faster than anybody would sweep, so that much is going on.
@@ -253,8 +255,12 @@ class Bench:
         return sorted(self.data_dir.glob('[0-9]*/**/*.journal'))
 
     def waiting(self) -> list[str]:
-        """Return the names of what waits in the spool."""
-        return sorted(path.name for path in self.data_dir.glob('incoming/*'))
+        """Return the names of what waits in the spool, or cannot be read there."""
+        if not (self.data_dir / 'incoming').is_dir():
+            return []
+        found = Spool(self.data_dir).waiting()
+        names = [*chain.from_iterable(found.batches.values()), *found.strangers]
+        return sorted([*names, *map(str, found.unreadable)])
 
     def _check(self, name: str, child: Child) -> None:
         """Note that a program has ended though nobody has told it to."""

@@ -147,7 +147,7 @@ class CuttableDisk:
 
 def _make_image(image: Path) -> None:
     with image.open('wb') as file:
-        file.truncate(64 * 2**20)  # sparse: takes what is written to it
+        file.truncate(128 * 2**20)  # sparse: takes what is written to it
     subprocess.run(['mkfs.ext4', '-q', '-J', 'size=4', str(image)], check=True)
 
 

@@ -372,6 +372,14 @@ def check_spool(config: Config) -> Iterator[Finding]:
     """Look for batches that wait although the writer may be well."""
     with contextlib.suppress(OSError):  # which check_directories tells
         backlog = measure_backlog(config.data_dir)
+        if backlog.unreadable:
+            yield Finding(
+                FAULT,
+                'spool',
+                f'{backlog.unreadable:,} files of batches that wait cannot be read',
+                "the writer's log says which, and why: mend the disk, or give them "
+                'back to the user of the service',
+            )
         if backlog.oldest is None:
             return
         waits = time.time() - backlog.oldest

@@ -26,6 +26,8 @@ def verdict(document: dict[str, Any]) -> tuple[int, str]:
     least = disk['min_free_space']
     if least is not None and disk['free'] < least:
         critical.append(f'uploads are held back: {size(disk["free"])} free')
+    if spool['unreadable']:
+        critical.append(f'{spool["unreadable"]} files of the spool cannot be read')
     if counts['down']:
         critical.append(_stations(document, 'down'))
     if counts['late']:

@@ -1,9 +1,10 @@
 """The spool: batches that are safe on disk and wait for the writer.
 
-Two halves: the endpoint puts, the writer consumes.  The directory is the
-state: a file in `incoming/` is a durable batch, a file in `rejected/` one
-that could not be read.  Nothing else in the system knows that the spool is a
-directory, and the spool knows nothing of what a batch holds.
+Two halves: the endpoint appends, the writer consumes.  The directory is the
+state: `incoming/` has the batches that are durable, most of them in segments and
+some in files of their own, `rejected/` those that could not be read.  Nothing
+else in the system knows that the spool is a directory, and the spool knows
+nothing of what a batch holds.
 
 A spool file is, little-endian: the magic, a uint32 CRC-32 of all that
 follows it, a uint64 length, and that many bytes.
@@ -11,6 +12,7 @@ follows it, a uint64 length, and that many bytes.
 
 import calendar
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -18,11 +20,12 @@ import stat
 import struct
 import time
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from datastore import durable
+from datastore import durable, segment
 from datastore.upload_id import new_upload_id
 
 MAGIC = b'HSPOOL1\n'  # the 1 is the format's version
@@ -45,6 +48,13 @@ _MAX_STEM = 60  # characters of a rejected file's name that are kept
 DEBRIS_AGE = 3600  # seconds after which a file in tmp/ is debris of a crash
 
 
+# Nobody can tell that from a disk that has lost a part of a batch: it is kept.
+TORN = (
+    'a part of it is not on the disk; if the power was cut as it came, its station '
+    'was not answered 100, and sends it again'
+)
+
+
 class SpoolFileError(Exception):
     """The spool file is truncated, corrupt, or not ours."""
 
@@ -52,12 +62,27 @@ class SpoolFileError(Exception):
 class Backlog(NamedTuple):
     """What waits: batches, their bytes, and when the oldest came.
 
-    `oldest` is in s since the epoch; None if nothing waits.
+    `oldest` is in s since the epoch; None if nothing waits.  Of `unreadable` files
+    the disk does not give what waits in them.
     """
 
     batches: int
     size: int
     oldest: int | None
+    unreadable: int = 0
+
+
+class Waiting(NamedTuple):
+    """What is in `incoming/`.
+
+    `batches` has the names of each station's, oldest first.  `strangers` cannot
+    be batches; why not stands beside their names.  `unreadable` is what the disk
+    does not give.
+    """
+
+    batches: dict[int, list[str]]
+    strangers: dict[str, str]
+    unreadable: list[OSError]
 
 
 def measure_backlog(data_dir: Path) -> Backlog:
@@ -66,29 +91,106 @@ def measure_backlog(data_dir: Path) -> Backlog:
     Nothing is created.  Raises OSError if there is no spool in `data_dir`, or
     it cannot be read.
     """
-    names, size = [], 0
-    for entry in os.scandir(data_dir / 'incoming'):
-        if _NAME.fullmatch(entry.name):
+    incoming, names, size = _Incoming(data_dir / 'incoming'), [], 0
+    for name in incoming.files:
+        if _NAME.fullmatch(name):
             with contextlib.suppress(FileNotFoundError):  # stored just now
-                size += entry.stat(follow_symlinks=False).st_size
-                names.append(entry.name)
+                size += os.lstat(f'{incoming.path}/{name}').st_size
+                names.append(name)
+    for name, places in incoming.places.items():
+        if _NAME.fullmatch(name):
+            size += places[0].length or 0
+            names.append(name)
+    unreadable = len(incoming.unreadable)
     if not names:
-        return Backlog(0, 0, None)
+        return Backlog(0, 0, None, unreadable)
     oldest = _NAME.fullmatch(min(names))
     assert oldest
     moment = tuple(map(int, oldest.group(*_TIME)))
-    return Backlog(len(names), size, calendar.timegm(moment))
+    return Backlog(len(names), size, calendar.timegm(moment), unreadable)
 
 
-def remove_batch(data_dir: Path, name: str) -> None:
-    """Remove a batch that is in the archive, or that was removed before.
+def remove_batches(data_dir: Path, names: Iterable[str]) -> None:
+    """Remove batches that are in the archive, or that were removed before.
 
     Nothing is created: who only reads an archive removes what a replay finds
     to be stored, and otherwise leaves everything as it is.  A crash before
-    this leaves the batch to be stored again.
+    this leaves the batches to be stored again.
     """
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f'{os.fspath(data_dir)}/incoming/{name}')
+    _remove(data_dir / 'incoming', names, {})
+
+
+def _remove(
+    directory: Path, names: Iterable[str], places: dict[str, list[segment.Place]]
+) -> None:
+    """Remove batches, in files or in segments; those at `places` are known."""
+    known, lost = [], []
+    for name in names:
+        if name in places:
+            known += places.pop(name)
+        else:
+            try:
+                os.unlink(f'{os.fspath(directory)}/{name}')
+            except FileNotFoundError:
+                lost.append(name)
+    if lost:
+        found = _Incoming(directory).places
+        for name in lost:
+            known += found.get(name, [])
+    segment.remove(known)
+
+
+class _Incoming:
+    """What is in the directory of waiting batches, at this moment.
+
+    `files` are the names of all but segments.  `places` has what waits in
+    those, by name.  A name has more than one place where a person has copied a
+    segment.  Segments are opened with `flags`; `alive` is called before each.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        flags: int = os.O_RDONLY,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.path = os.fspath(directory)
+        self.files: list[str] = []
+        self.segments: list[str] = []  # paths
+        self.places: dict[str, list[segment.Place]] = {}
+        self.no_segments: dict[str, str] = {}
+        self.unreadable: list[OSError] = []
+        for name in os.listdir(directory):
+            if segment.IN_USE.fullmatch(name):
+                alive()
+                self._look_into(name, flags)
+            elif not segment.FREE.fullmatch(name):
+                self.files.append(name)
+
+    def _look_into(self, name: str, flags: int) -> None:
+        path = f'{self.path}/{name}'
+        try:
+            found = segment.contents(path, flags)
+        except FileNotFoundError:
+            return  # used again, or removed, just now
+        except (segment.SegmentError, IsADirectoryError) as error:
+            self.no_segments[name] = str(error)
+            return
+        except OSError as error:
+            self.unreadable.append(error)
+            return
+        self.segments.append(path)
+        for batch, place in found.batches:
+            self.places.setdefault(batch, []).append(place)
+        for place in found.damaged:
+            self.places[f'{name}.{place.page}'] = [place]
+        if found.error:
+            self.unreadable.append(found.error)
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of what may be batches."""
+        yield from self.files
+        yield from self.places.keys() - set(self.files)
 
 
 def count_rejected(data_dir: Path) -> int:
@@ -138,33 +240,92 @@ class Spool:
         self._incoming = data_dir / 'incoming'
         self._incoming_path = os.fspath(self._incoming)
         self._rejected = data_dir / 'rejected'
+        # Where the batches are that waited in segments when this was looked at.
+        self._places: dict[str, list[segment.Place]] = {}
+        self._segments: list[str] = []
+        # Open, for one thread each.
+        self._open: deque[segment.Segment] = deque()
         for directory in (self._tmp, self._incoming, self._rejected):
             durable.make_directory(directory)
 
+    def append(self, station: int, content: bytes, upload: str | None = None) -> str:
+        """Store a batch among others, as `put` does, in a fraction of the time.
+
+        Any number of threads may.  What they leave open is for `close`, or the end
+        of the process.
+        """
+        name, spooled = _spooled(station, content, upload)
+        opened = self._segment_for(len(spooled))
+        if opened is None:
+            durable.put(self._incoming / name, spooled, self._tmp)
+            return name
+        try:
+            opened.append(name, spooled)
+        except BaseException:
+            opened.close()
+            raise
+        self._open.append(opened)
+        return name
+
+    def _segment_for(self, length: int) -> segment.Segment | None:
+        """Return a segment that takes a file of `length` bytes, if there can be one."""
+        if length > segment.LARGEST:
+            return None
+        with contextlib.suppress(IndexError):
+            opened = self._open.pop()
+            try:
+                if opened.takes(length):
+                    return opened
+            except BaseException:
+                opened.close()
+                raise
+            opened.close()
+        try:
+            claimed = segment.claim(self._incoming)
+            return claimed or segment.make(self._incoming, self._tmp)
+        except OSError:
+            # A disk may have room for a file, or take one; if not, that says why.
+            return None
+
+    def close(self) -> None:
+        """Leave the segments that were appended to."""
+        while self._open:
+            self._open.pop().close()
+
     def put(self, station: int, content: bytes, upload: str | None = None) -> str:
-        """Store a batch, durable when this returns, and return its name.
+        """Store a batch in a file, durable when this returns, and return its name.
 
         The name ends in the id of the upload, or in one of its own.  Raises
         OSError, with nothing stored, if the disk does not take it.
         """
-        name = _new_name(station, time.time_ns(), upload or new_upload_id())
-        length = _LENGTH.pack(len(content))
-        checksum = _CHECKSUM.pack(zlib.crc32(content, zlib.crc32(length)))
-        spooled = b''.join((MAGIC, checksum, length, content))
+        name, spooled = _spooled(station, content, upload)
         durable.put(self._incoming / name, spooled, self._tmp)
         return name
 
-    def pending(self) -> dict[int, list[str]]:
-        """Return the names of the waiting batches of each station, oldest first."""
-        stations = defaultdict(list)
-        for name in sorted(os.listdir(self._incoming)):
+    def waiting(self, alive: Callable[[], None] = lambda: None) -> Waiting:
+        """Return what is there, and remember where; for who removes it.
+
+        `alive` is called while it is looked at.  Raises OSError if the directory
+        cannot be read.
+        """
+        # A segment that cannot be written to is not to be stored: it would be
+        # again, with every sweep.
+        incoming = _Incoming(self._incoming, os.O_RDWR, alive)
+        self._places, self._segments = incoming.places, incoming.segments
+        stations: dict[int, list[str]] = defaultdict(list)
+        strangers = dict(incoming.no_segments)
+        for name in sorted(incoming.names()):
             if match := _NAME.fullmatch(name):
                 stations[int(match['station'])].append(name)
-        return dict(stations)
+            elif name in incoming.places:
+                strangers[name] = 'this part of a segment is damaged, or missing'
+            else:
+                strangers[name] = 'this is not the name of a spool file'
+        return Waiting(dict(stations), strangers, incoming.unreadable)
 
-    def strangers(self) -> list[str]:
-        """Return the names of what waits but cannot be a batch, by its name."""
-        return [n for n in os.listdir(self._incoming) if not _NAME.fullmatch(n)]
+    def pending(self) -> dict[int, list[str]]:
+        """Return the names of the waiting batches of each station, oldest first."""
+        return self.waiting().batches
 
     def get(self, name: str) -> bytes:
         """Return the content of a waiting batch.
@@ -172,7 +333,24 @@ class Spool:
         Raises SpoolFileError if the file is not whole, OSError if the disk
         does not give it.
         """
+        if name in self._places:
+            return self._whole(name)[_HEADER.size :]
         return content_of(self._read(name))
+
+    def _whole(self, name: str) -> bytes:
+        """Return the file of a batch from where it is whole; raises as `get`."""
+        failures: list[Exception] = []
+        for place in self._places[name]:
+            try:
+                file, is_torn = segment.read(place)
+                content_of(file)
+            except SpoolFileError as error:
+                failures.append(SpoolFileError(TORN) if is_torn else error)
+            except OSError as error:
+                failures.insert(0, error)  # which may pass
+            else:
+                return file
+        raise failures[0]
 
     def _read(self, name: str) -> bytes:
         # Without pathlib and open(), which take several times what a read does.
@@ -190,9 +368,48 @@ class Spool:
         finally:
             os.close(descriptor)
 
-    def remove(self, name: str) -> None:
-        """Remove a batch that is in the archive, or that was removed before."""
-        remove_batch(self._data_dir, name)
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove batches that are in the archive, or that were removed before."""
+        _remove(self._incoming, names, self._places)
+
+    def recycle(self) -> list[Exception]:
+        """Let segments in which nothing waits any more be used again.
+
+        The few batches that wait on in one, for a file that is damaged, say, are
+        moved to files of their own: the disk would fill with what was stored
+        beside them.  Returns what was in the way; raises OSError if the
+        directory cannot be read.
+        """
+        waiting: dict[str, dict[str, segment.Place]] = defaultdict(dict)
+        for name, places in self._places.items():
+            for place in places:
+                waiting[place.path][name] = place
+        trouble: list[Exception] = []
+        for path in self._segments:
+            try:
+                if path not in waiting or self._empty(path, waiting[path]):
+                    segment.release(path)
+            except (OSError, segment.SegmentError) as error:
+                trouble.append(error)
+        segment.tidy(self._incoming)
+        return trouble
+
+    def _empty(self, path: str, places: dict[str, segment.Place]) -> bool:
+        """Move what waits in a segment to files, if that is little and all batches."""
+        if not (
+            all(map(_NAME.fullmatch, places))
+            and segment.is_to_be_emptied(path, places.values())
+        ):
+            return False
+        for name in places:
+            try:
+                file = self._whole(name)
+            except SpoolFileError:
+                return False  # it waits to be rejected
+            durable.put(self._incoming / name, file, self._tmp)
+            # A crash here leaves it in both, to be recognised.
+            self.remove([name])
+        return True
 
     def reject(self, name: str, error: str) -> None:
         """Set a file that cannot be read aside, untouched, beside its error."""
@@ -208,7 +425,16 @@ class Spool:
         durable.put(explanation, f'{error}\n'.encode(), self._tmp)
         # A crash here leaves an explanation without its file; the next sweep
         # writes it again and moves the file.
-        os.rename(self._incoming / name, target)
+        if name in self._places:
+            file, _ = segment.read(self._places[name][0])
+            durable.put(target, file, self._tmp)
+            # A crash here leaves it to be rejected once more.
+            self.remove([name])
+            return
+        path = self._incoming / name
+        if segment.IN_USE.fullmatch(name) and not segment.is_left(str(path)):
+            raise BlockingIOError(errno.EAGAIN, 'it is being written to', str(path))
+        os.rename(path, target)
         durable.fsync_directory(self._rejected)
 
     def rejected(self) -> list[Rejected]:
@@ -263,11 +489,7 @@ class Spool:
 
     def size(self) -> int:
         """Return how many bytes of batches are waiting."""
-        total = 0
-        for entry in os.scandir(self._incoming):
-            with contextlib.suppress(FileNotFoundError):  # stored just now
-                total += entry.stat(follow_symlinks=False).st_size
-        return total
+        return measure_backlog(self._data_dir).size
 
     def check_writable(self) -> None:
         """Raise OSError if this process may not put a batch; leaves nothing."""
@@ -312,6 +534,14 @@ def content_of(file: bytes) -> bytes:
     if checksum != zlib.crc32(memoryview(file)[-length - _LENGTH.size :]):
         raise SpoolFileError('its checksum does not match')
     return file[_HEADER.size :]
+
+
+def _spooled(station: int, content: bytes, upload: str | None) -> tuple[str, bytes]:
+    """Return a name for a batch that comes now, and its file."""
+    name = _new_name(station, time.time_ns(), upload or new_upload_id())
+    length = _LENGTH.pack(len(content))
+    checksum = _CHECKSUM.pack(zlib.crc32(content, zlib.crc32(length)))
+    return name, b''.join((MAGIC, checksum, length, content))
 
 
 def _new_name(station: int, received: int, upload: str) -> str:

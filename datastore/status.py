@@ -70,6 +70,7 @@ class StatusReport:
                 'batches': scan.backlog.batches,
                 'bytes': scan.backlog.size,
                 'oldest': oldest,
+                'unreadable': scan.backlog.unreadable,
                 'oldest_age': None if oldest is None else max(0, int(now) - oldest),
             },
             'writer': writer_status(config, now),

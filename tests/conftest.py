@@ -121,6 +121,7 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for endpoint in wsgi_app._endpoints.values():
         endpoint.outcomes.close()
+        endpoint.spool.close()
         for handler in endpoint.logger.handlers[:]:
             endpoint.logger.removeHandler(handler)
             handler.close()

@@ -9,8 +9,11 @@ import sysconfig
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from datastore.spool import Spool
 
 PROJECT = Path(__file__).parents[1]
 STATION, CLUSTER, PASSWORD = 510, 'Science Park', 'a secret'
@@ -73,6 +76,11 @@ def run_writer(configfile: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def waiting_in(data_dir: Path) -> list[str]:
+    """Return the names of the batches that wait for the writer, sorted."""
+    return sorted(chain.from_iterable(Spool(data_dir).pending().values()))
 
 
 class Crash(BaseException):
@@ -206,7 +214,7 @@ class DayFiles:
 
         for name in ('tmp', 'incoming', 'rejected'):
             (data_dir / name).mkdir(parents=True, exist_ok=True)
-        self.archive = Archive(data_dir, lambda name: None)
+        self.archive = Archive(data_dir, lambda names: None)
 
     def store(self, station: int, *events: Any, cluster: str = CLUSTER) -> Path:
         """Append events, all of the same day, to a station's file; return it."""

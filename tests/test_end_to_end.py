@@ -30,6 +30,7 @@ from support import (
     read_with_pytables,
     run_writer,
     stop,
+    waiting_in,
 )
 
 from datastore.commands import serve
@@ -127,7 +128,7 @@ def test_recording_is_found_in_the_archive_row_for_row_and_blob_for_blob(uwsgi, 
     station.upload_pickle(pickled)
     path = archived(uwsgi.configfile)
     assert stored_tables(path) == sent_tables(pickle.loads(pickled, encoding='latin-1'))
-    assert list((uwsgi.data_dir / 'incoming').iterdir()) == []
+    assert waiting_in(uwsgi.data_dir) == []
 
 
 @pytest.mark.recording
@@ -213,7 +214,7 @@ class Served:
         return line[1].split()
 
     def has_archived_all(self):
-        return day_files(self.data_dir) and not os.listdir(self.data_dir / 'incoming')
+        return day_files(self.data_dir) and not waiting_in(self.data_dir)
 
 
 @pytest.fixture

@@ -36,7 +36,6 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,12 +46,12 @@ from datastore.upload_id import uploads_in_lines
 
 logger = logging.getLogger(__name__)
 
+# Removes batches, by name, from the spool.
+Finish = Callable[[Sequence[str]], None]
+
 MAGIC = b'HSJRNL2\n'  # the 2 is the format's version
 _HEADER = struct.Struct('<8sI')
 _BIN_32 = struct.Struct('>BI')  # what MessagePack puts before so many bytes
-
-_MANY, _AT_A_TIME = 100, 8  # batches to remove
-
 _AT_ONCE = 1024  # pieces in a system call; IOV_MAX of Linux
 
 PAGE = 4096  # bytes; changes are kept in pages of the file system's size
@@ -101,7 +100,7 @@ class JournaledFile(io.RawIOBase):
     def __init__(
         self,
         path: Path,
-        finish: Callable[[str], None],
+        finish: Finish,
         on_replay: Callable[[], None] = lambda: None,
     ) -> None:
         """Open `path`, after replaying a journal that was left over.
@@ -347,7 +346,7 @@ def try_lock(descriptor: int, path: Path, operation: int) -> None:
 
 def replay_journal(
     journal: Path,
-    finish: Callable[[str], None],
+    finish: Finish,
     on_replay: Callable[[], None] = lambda: None,
 ) -> None:
     """Replay a journal that was left over beside its file.
@@ -364,7 +363,7 @@ def identity_of(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _replay(descriptor: int, journal: Path, finish: Callable[[str], None]) -> bool:
+def _replay(descriptor: int, journal: Path, finish: Finish) -> bool:
     """Make the changes of a whole journal; return whether it was whole."""
     try:
         content = journal.read_bytes()
@@ -468,36 +467,12 @@ def _write_pieces(
             rest[first] = rest[first][written:]
 
 
-def _finish(
-    journal: Path, record: JournalRecord, finish: Callable[[str], None]
-) -> None:
+def _finish(journal: Path, record: JournalRecord, finish: Finish) -> None:
     """Remove the batches that are stored, and the journal when none is left."""
-    finish_all(record.covers, finish)
+    finish(record.covers)
     # A crash before this replays changes that are made already: the same bytes.
     # Another process may have done so since the file was unlocked.
     journal.unlink(missing_ok=True)
-
-
-def finish_all(names: Sequence[str], finish: Callable[[str], None]) -> None:
-    """Call `finish` for each name; for many of them, several at a time.
-
-    To remove a file is mostly waiting for the disk: 6,000 of them take 0.6 s
-    one after the other, and 0.2 s eight at a time.
-    """
-    if len(names) < _MANY:
-        for name in names:
-            finish(name)
-        return
-
-    def finish_some(some: Sequence[str]) -> None:
-        for name in some:
-            finish(name)
-
-    with ThreadPoolExecutor(_AT_A_TIME) as threads:
-        share = -(-len(names) // _AT_A_TIME)
-        shares = [names[start : start + share] for start in range(0, len(names), share)]
-        # A list, so that what one of them raises is raised here.
-        list(threads.map(finish_some, shares))
 
 
 def _encode(record: JournalRecord) -> Iterator[_Bytes]:

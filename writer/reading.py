@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import h5py
 
-from writer.journal import FileBusy, journal_path, replay_journal, try_lock
+from writer.journal import FileBusy, Finish, journal_path, replay_journal, try_lock
 from writer.storage import as_damage
 
 _SHORTEST, _LONGEST = 0.01, 0.25  # s; a commit takes milliseconds
@@ -34,12 +34,12 @@ class Reading:
 
     def __init__(
         self,
-        finish: Callable[[str], None],
+        finish: Finish,
         patience: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`finish` removes a batch, by name, that a replay finds to be stored.
+        """`finish` removes batches, by name, that a replay finds to be stored.
 
         A file that is in use is tried again for `patience` seconds, or until
         `wait` returns true: it was told to stop.

@@ -31,9 +31,9 @@ from datastore.upload_codes import Column, Table
 from writer.digests import DIGEST_SIZE, DigestIndex
 from writer.journal import (
     FileBusy,
+    Finish,
     Identity,
     JournaledFile,
-    finish_all,
     identity_of,
     journal_path,
     set_aside,
@@ -78,10 +78,10 @@ class Archive:
     def __init__(
         self,
         data_dir: Path,
-        finish: Callable[[str], None],
+        finish: Finish,
         on_replay: Callable[[], None] = lambda: None,
     ) -> None:
-        """`finish` removes a batch, by name, that is stored for good.
+        """`finish` removes batches, by name, that are stored for good.
 
         `on_replay` is told of each journal that was left over and is replayed.
         """
@@ -168,7 +168,7 @@ class Archive:
             tmp = durable.place_for_drafts(path, self._tmp)
             durable.put(path, buffer.getvalue(), tmp)
             found = _identity_now(path)
-            finish_all(covers, self._finish)
+            self._finish(covers)
         known.add(digests)
         self._remember(path, found, known)
 

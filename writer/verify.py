@@ -1,6 +1,6 @@
 """Checks that a day file is whole: layout, rows, blobs and digests agree."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from datastore.upload_codes import TABLES, Table
 from writer.heaps import require_whole
-from writer.journal import FileBusy, JournaledFile, journal_path
+from writer.journal import FileBusy, Finish, JournaledFile, journal_path
 
 _BLOBS_AT_ONCE = 10_000
 
@@ -30,10 +30,10 @@ class Verdict(NamedTuple):
     busy: bool = False
 
 
-def verify_file(path: Path, finish: Callable[[str], None]) -> Verdict:
+def verify_file(path: Path, finish: Finish) -> Verdict:
     """Check one day file, after replaying a journal that a crash left.
 
-    `finish` removes a batch, by name, that the replay finds to be stored.
+    `finish` removes batches, by name, that the replay finds to be stored.
     Every row and every blob is read.
     """
     replayed = journal_path(path).exists()

@@ -35,7 +35,7 @@ from datastore.suspicious import Flagged, Suspicious
 from datastore.upload_id import upload_id, uploads_in_lines
 from writer.collected import Collected, Misfit
 from writer.digests import digests_of
-from writer.journal import FileBusy, finish_all, replay_journal
+from writer.journal import FileBusy, replay_journal
 from writer.patience import Patience
 from writer.progress import Progress
 from writer.station_list_fetcher import fetching
@@ -169,16 +169,18 @@ class Sweeper:
 
         Raises OSError if the spool itself cannot be read.
         """
-        for name in self._spool.strangers():
+        waiting = self._spool.waiting(self._progress.alive)
+        for error in waiting.unreadable:
+            logger.error('cannot read a part of the spool, left alone: %s', error)
+        for name, reason in waiting.strangers.items():
             self._progress.alive()
-            self._reject(name, 'this is not the name of a spool file')
-        pending = self._spool.pending()
+            self._reject(name, reason)
         if self._set_aside_of:
-            present = set(chain.from_iterable(pending.values()))
+            present = set(chain.from_iterable(waiting.batches.values()))
             self._set_aside_of = {e for e in self._set_aside_of if e[0] in present}
-        for names in pending.values():
-            waiting = iter(names)
-            while load := self._load(waiting):
+        for names in waiting.batches.values():
+            some = iter(names)
+            while load := self._load(some):
                 self._progress.loaded(len(load.received))
                 is_stored = self._store(load)
                 if self._stop.is_set():
@@ -188,6 +190,12 @@ class Sweeper:
                     # and to each other; the collector seldom looks by itself.
                     load = None
                     gc.collect()
+        if trouble := self._spool.recycle():
+            logger.error(
+                'cannot use %d segments of the spool again yet; the first: %s',
+                len(trouble),
+                trouble[0],
+            )
         self._progress.swept(self._spool.pending)
 
     def _load(self, names: Iterator[str]) -> _Load | None:
@@ -214,7 +222,7 @@ class Sweeper:
             load.received[name] = batch.received
             load.unstored[name] = set()
             if not batch.events:
-                self._spool.remove(name)
+                self._remove(name)
             self._collect(load, name, batch, digests_of(identities))
             load.size += len(content)
             if load.size >= _MAX_LOAD:
@@ -243,6 +251,13 @@ class Sweeper:
             return None
         known = functools.partial(self._archive.digests, key.station, key.day)
         return Collected(known, load.seen[key.station, key.day])
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._spool.remove([name])
+        except OSError as error:
+            fields = {'upload': upload_id(name)}
+            logger.error('cannot remove spool file %s: %s', name, error, extra=fields)
 
     def _reject(self, name: str, reason: str) -> None:
         fields = {'upload': upload_id(name)}
@@ -328,7 +343,7 @@ class Sweeper:
             self._archive.append(*key, tables, collected.digests, known, last)
             self._progress.committed(key.station)
         else:
-            finish_all(last, self._spool.remove)
+            self._spool.remove(last)
         self._progress.appended(
             key.station,
             key,

@@ -180,7 +180,7 @@ def _store(
                 )
         if good:
             batch = encode_series(number, cluster, received, good)
-            endpoint.spool.put(number, batch, upload)
+            endpoint.spool.append(number, batch, upload)
     except OSError as error:
         raise TransactionFailed(f'the disk does not take it: {error}') from error
     if flagged:

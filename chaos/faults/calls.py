@@ -32,8 +32,10 @@ def _writer_trials(run: Run) -> list[Trial]:
 
 # The calls of a worker that takes an upload; counted from when it is traced.
 _WORKER_POINTS = (
-    *(('fsync', number) for number in (1, 2, 3, 4)),
-    *(('rename', number) for number in (1, 2)),
+    *(('fdatasync', number) for number in range(1, 5)),
+    *(('pwrite64', number) for number in range(1, 7)),
+    *(('fsync', number) for number in (1, 2)),
+    ('rename', 1),
     *(('write', number) for number in range(1, 7)),
 )
 
@@ -78,7 +80,7 @@ FAULTS = (
     ),
     Fault(
         'kill-workers-at-call',
-        "uWSGI's workers are killed at each write, fsync, rename of an upload.",
+        "uWSGI's workers are killed at each pwrite, fdatasync, ... of an upload.",
         _worker_trials,
         needs=(strace.cannot_attach,),
     ),

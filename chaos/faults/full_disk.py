@@ -14,7 +14,7 @@ MIB = 2**20
 
 def full_while_uploading(bench: Bench) -> None:
     """Fill the disk under both programs, to the last page and almost, then free it."""
-    disk = FillingDisk(bench, 8 * MIB)
+    disk = FillingDisk(bench, 24 * MIB)  # there is room for two segments
     bench.start_uwsgi()
     bench.start_writer()
     load = Load(bench)
@@ -31,7 +31,7 @@ def full_while_uploading(bench: Bench) -> None:
 
 def full_spool(bench: Bench) -> None:
     """Let the spool fill the disk while no writer runs, then free some."""
-    disk = FillingDisk(bench, 2 * MIB)
+    disk = FillingDisk(bench, 2 * MIB)  # there is room for none
     bench.start_uwsgi()
     disk.leave_free(100)
     load = Load(bench, pace=0.005)
@@ -56,7 +56,7 @@ def _upload_trials(run: Run) -> list[Trial]:
 
 def full_while_committing(commit: Commit, pages: int, bench: Bench) -> None:
     """Leave the writer so many pages, and the rest after it has failed."""
-    disk = FillingDisk(bench, 4 * MIB)
+    disk = FillingDisk(bench, 24 * MIB)
     commit.lay_out(bench)
     disk.leave_free(pages)
     bench.sweep_once()
@@ -69,7 +69,7 @@ def full_while_committing(commit: Commit, pages: int, bench: Bench) -> None:
 
 def full_while_running(commit: Commit, pages: int, bench: Bench) -> None:
     """As above, with a writer that goes on running."""
-    disk = FillingDisk(bench, 4 * MIB)
+    disk = FillingDisk(bench, 24 * MIB)
     commit.lay_out(bench)
     disk.leave_free(pages)
     bench.start_writer()

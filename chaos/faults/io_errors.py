@@ -33,11 +33,17 @@ _RENAME = ('rename', 'renameat', 'renameat2')
 _UNLINK = ('unlink', 'unlinkat')
 _PWRITEV = ('pwritev', 'pwritev2')
 _FAILING = {
-    'uwsgi': (('fsync',), ('write',), _RENAME, ('fsync', 'write', *_RENAME)),
+    'uwsgi': (
+        ('fdatasync',),
+        ('pwrite64',),
+        ('fsync', 'write', *_RENAME),
+        ('fdatasync', 'pwrite64', 'fsync', 'write', *_RENAME),
+    ),
     'writer': (
         ('fsync',),
         ('write', 'writev'),
         (*_PWRITEV, 'ftruncate'),
+        ('pwrite64',),
         _UNLINK,
         _RENAME,
     ),

@@ -20,7 +20,7 @@ from datastore.commands.options import (
     station_number,
 )
 from datastore.config import read_config
-from datastore.spool import remove_batch
+from datastore.spool import remove_batches
 from datastore.upload_codes import TABLES
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _export(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
     check_owner(config.data_dir)
     selection = Selection(
         config.data_dir,
-        Reading(partial(remove_batch, config.data_dir), arguments.wait),
+        Reading(partial(remove_batches, config.data_dir), arguments.wait),
         arguments.station,
         _TABLES[arguments.table],
         arguments.start,

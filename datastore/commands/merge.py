@@ -22,7 +22,7 @@ from datastore.commands.options import (
     print_json,
 )
 from datastore.config import Config, read_config
-from datastore.spool import remove_batch
+from datastore.spool import remove_batches
 
 if TYPE_CHECKING:
     from writer.merge import Merged, Merger
@@ -114,7 +114,7 @@ def _run(arguments: argparse.Namespace, config: Config, stop: threading.Event) -
     from writer.merge import Merger
     from writer.reading import Reading
 
-    finish = partial(remove_batch, config.data_dir)
+    finish = partial(remove_batches, config.data_dir)
     reading = Reading(finish, arguments.wait, wait=stop.wait)
     merger = Merger(config.data_dir, reading, stop, config.min_free_space)
     report = _Report(arguments)

@@ -112,6 +112,8 @@ def _print(document: dict[str, Any]) -> None:
     waiting = f'{spool["batches"]:,} batches, {size(spool["bytes"])}'
     if spool['oldest'] is not None:
         waiting += f'; the oldest waits for {duration(spool["oldest_age"])}'
+    if spool['unreadable']:
+        waiting += f'; {spool["unreadable"]:,} files cannot be read'
     free = f'{size(disk["free"])} free'
     if disk['min_free_space'] is not None:
         free += f'; below {size(disk["min_free_space"])} uploads are held back'

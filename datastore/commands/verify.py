@@ -21,7 +21,7 @@ from datastore.commands.options import (
     print_json,
 )
 from datastore.config import read_config
-from datastore.spool import remove_batch
+from datastore.spool import remove_batches
 
 if TYPE_CHECKING:
     from writer.verify import Verdict
@@ -72,7 +72,7 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> i
             'verify has to, for journals that crashes left; run it as their owner, '
             'or on a copy that can be written to'
         )
-    finish = partial(remove_batch, config.data_dir)
+    finish = partial(remove_batches, config.data_dir)
     bar = tqdm(paths, unit='file', disable=arguments.json or not sys.stderr.isatty())
     verdicts = []
     for path in bar:

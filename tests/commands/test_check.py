@@ -193,6 +193,11 @@ def batch_that_is_not_stored(directory):
     (directory / 'data' / 'incoming' / name).touch()
 
 
+@damage(('spool', FAULT, '1 files of batches that wait cannot be read'))
+def segment_that_cannot_be_read(directory):
+    os.mkfifo(directory / 'data' / 'incoming' / '1-2-0123abcd.segment')
+
+
 @damage(('url', OK, 'can be kept'))
 def station_list_that_is_fetched(directory):
     write_config(directory, Stations={'url': 'https://example.org/stations.csv'})

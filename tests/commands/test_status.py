@@ -198,6 +198,17 @@ def test_what_waits_is_added_up(endpoint, document, data_dir):
     assert waiting['oldest_age'] >= 0
 
 
+def test_what_waits_and_cannot_be_read_is_told(archive, status, document, data_dir):
+    assert document()['spool']['unreadable'] == 0
+    os.mkfifo(data_dir / 'incoming' / '1-2-0123abcd.segment')
+
+    assert document()['spool']['unreadable'] == 1
+    assert '0 batches, 0 bytes; 1 files cannot be read' in status()[1]
+    code, printed = status('--nagios', STATION)
+    assert code == nagios.CRITICAL
+    assert '1 files of the spool cannot be read' in printed
+
+
 def test_what_is_kept_for_a_person_is_counted(configfile, endpoint, document, data_dir):
     wsgi_app.store_data(STATION, CLUSTER, [{'no': 'event'}])
     (data_dir / 'incoming' / 'a stranger').touch()

@@ -10,7 +10,7 @@ from functools import partial
 
 import h5py
 import pytest
-from support import CLUSTER, GROUP, PASSWORD, STATION, Crash
+from support import CLUSTER, GROUP, PASSWORD, STATION, Crash, waiting_in
 
 from datastore import decisions, durable
 from datastore.batch import decode_batch
@@ -446,7 +446,7 @@ def test_what_the_writer_flagged_cannot_be_released(
     assert status == 1
     assert 'event 1 cannot be released: PH1 is 99999, which does not fit' in out
     assert ids() == [kept]
-    assert os.listdir(data_dir / 'incoming') == []
+    assert waiting_in(data_dir) == []
     assert decided() == []
 
 
@@ -585,7 +585,7 @@ def test_disk_that_takes_nothing_leaves_everything_kept(
     assert status == 1
     assert err == f'datastore: {kept}: No space left on device\n'
     assert ids() == [kept]
-    assert os.listdir(data_dir / 'incoming') == []
+    assert waiting_in(data_dir) == []
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_batch_waits_until_it_is_removed(spool, data_dir, incoming):
     spool.get(name)
     assert Spool(data_dir).get(name) == CONTENT
 
-    spool.remove(name)
+    spool.remove([name])
 
     assert spool.pending() == {}
     assert os.listdir(incoming) == []
@@ -84,15 +84,15 @@ def test_batch_waits_until_it_is_removed(spool, data_dir, incoming):
 def test_batch_that_was_removed_can_be_removed_again(spool):
     name = spool.put(510, CONTENT)
 
-    spool.remove(name)
-    spool.remove(name)
+    spool.remove([name])
+    spool.remove([name])
 
     assert spool.pending() == {}
 
 
 def test_batch_that_was_removed_is_not_found(spool):
     name = spool.put(510, CONTENT)
-    spool.remove(name)
+    spool.remove([name])
 
     with pytest.raises(FileNotFoundError):
         spool.get(name)
@@ -372,7 +372,7 @@ def test_file_of_another_name_is_a_stranger_and_no_batch(spool, incoming, name):
     (incoming / name).write_bytes(CONTENT)
 
     assert spool.pending() == {510: [batch]}
-    assert spool.strangers() == [name]
+    assert spool.waiting().strangers == {name: 'this is not the name of a spool file'}
 
 
 def test_explanations_and_files_of_such_names_are_not_taken_for_each_other(
@@ -419,7 +419,7 @@ def test_size_is_the_bytes_of_the_files_that_wait(spool, incoming, tmp):
 
     overhead = len(spool_file(content=b''))
     assert spool.size() == 100 + 2 * overhead
-    spool.remove(names[0])
+    spool.remove([names[0]])
     assert spool.size() == overhead
 
 
@@ -444,16 +444,16 @@ def test_batch_of_a_day_that_its_month_lacks_waits_as_well(incoming, data_dir):
     assert measure_backlog(data_dir) == Backlog(1, 0, march_2)
 
 
-def test_size_leaves_out_what_is_stored_meanwhile(spool, monkeypatch):
+def test_size_leaves_out_what_is_stored_meanwhile(spool, incoming, monkeypatch):
     stored, _ = names = [spool.put(510, bytes(100)) for _ in range(2)]
-    scandir = os.scandir
+    listdir = os.listdir
 
-    def scan_and_store(directory):
-        entries = list(scandir(directory))
-        spool.remove(stored)
+    def list_and_store(directory):
+        entries = listdir(directory)
+        (incoming / stored).unlink(missing_ok=True)
         return entries
 
-    monkeypatch.setattr(os, 'scandir', scan_and_store)
+    monkeypatch.setattr(os, 'listdir', list_and_store)
 
     assert spool.size() == len(spool_file(content=bytes(100)))
     assert spool.pending() == {510: names[1:]}

@@ -58,7 +58,7 @@ def make_merger(data_dir):
     """Make what merges; it does not wait for files that are in use."""
 
     def make(wait=lambda seconds: True, stop=None, **keywords):
-        reading = Reading(lambda name: None, wait=wait)
+        reading = Reading(lambda names: None, wait=wait)
         return Merger(data_dir, reading, stop or threading.Event(), **keywords)
 
     return make
@@ -659,7 +659,7 @@ def test_writer_may_not_commit_while_its_file_is_copied(
     copy = merge._copy_children
 
     def meanwhile(*arguments):
-        with JournaledFile(source, lambda name: None) as file:
+        with JournaledFile(source, lambda names: None) as file:
             file.write(b'')
             with pytest.raises(FileBusy):
                 file.commit([])

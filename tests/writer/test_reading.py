@@ -38,7 +38,7 @@ class Clock:
         return self.now
 
 
-def reading(clock=None, finish=lambda name: None, **keywords):
+def reading(clock=None, finish=lambda names: None, **keywords):
     clock = clock or Clock()
     return Reading(finish, clock=clock, **{'wait': clock.wait} | keywords)
 
@@ -120,7 +120,7 @@ def test_journal_that_a_crash_left_is_replayed_first(path, crash):
     finished = []
     crash(error(2))
 
-    with reading(finish=finished.append).open(path) as file:
+    with reading(finish=finished.extend).open(path) as file:
         assert rows(file) == 2
     assert not journal_path(path).exists()
 

@@ -52,7 +52,7 @@ class Store:
         self.restart()
 
     def restart(self):
-        self.archive = Archive(self.data_dir, self.finished.append)
+        self.archive = Archive(self.data_dir, self.finished.extend)
 
     def known(self, day=DAY):
         return self.archive.digests(510, day)

@@ -202,7 +202,7 @@ def test_damage_is_found_and_named(archive, verify, damage, fault):
 
 
 def test_left_over_journal_is_replayed(archive, verify, monkeypatch):
-    with JournaledFile(archive[0], lambda name: None) as file:
+    with JournaledFile(archive[0], lambda names: None) as file:
         file.seek(0, os.SEEK_END)
         file.write(b'more')
         with monkeypatch.context() as patch:

@@ -17,9 +17,11 @@ import h5py
 import pytest
 from support import CLUSTER, PROJECT, STATION, Crash, DayFiles, crash, run_writer
 
+from datastore import segment
 from datastore.batch import Batch, encode_batch
 from datastore.event import Event
-from datastore.spool import Spool
+from datastore.segment import PAGE
+from datastore.spool import Spool, Waiting
 from datastore.suspicious import Suspicious
 from datastore.tally import NOBODY, SWEEP_DURATIONS, read_tallies
 from datastore.upload_id import upload_id
@@ -437,12 +439,95 @@ def test_spool_file_that_the_disk_does_not_give_is_left_alone(
     assert len(logged('ERROR', name)) == 1
 
 
+@pytest.fixture
+def append(spool):
+    """Spool batches as a worker does that ends then; return their names."""
+
+    def append(*batches):
+        names = []
+        for events in batches:
+            batch = Batch(STATION, CLUSTER, RECEIVED, tuple(events))
+            names.append(spool.append(STATION, encode_batch(batch)))
+        spool.close()
+        return names
+
+    return append
+
+
+def change_segment(data_dir, at, content):
+    (path,) = (data_dir / 'incoming').glob('*.segment')
+    with path.open('r+b') as file:
+        file.seek(at)
+        file.write(content)
+
+
+def test_batches_of_segments_are_stored_and_their_segments_used_again(
+    append, sweep, stored, data_dir
+):
+    for number in range(3):
+        append(errors(MONDAY + number))
+        sweep()
+
+    assert stored(MONDAY) == [MONDAY, MONDAY + 1, MONDAY + 2]
+    (free,) = (data_dir / 'incoming').iterdir()
+    assert free.suffix == '.free'
+
+
+def test_batch_that_a_power_cut_cut_off_is_kept_with_what_it_may_be(
+    append, sweep, stored, logged, data_dir
+):
+    _, name = append(errors(MONDAY), [error(MONDAY + 1, ERRMSG='?' * 10_000)])
+    change_segment(data_dir, 5 * PAGE, bytes(PAGE))
+
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY]
+    assert sorted(os.listdir(data_dir / 'rejected')) == [name, f'{name}.error']
+    assert len(logged('ERROR', name, 'its station was not answered 100')) == 1
+    sweep()
+    assert len(logged('ERROR', name)) == 1
+
+
+def test_part_of_a_segment_that_is_damaged_is_rejected(
+    append, sweep, stored, logged, data_dir
+):
+    append(errors(MONDAY), errors(MONDAY + 1))
+    change_segment(data_dir, 3 * PAGE, bytes(16))
+
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY + 1]
+    assert len(os.listdir(data_dir / 'rejected')) == 2
+    assert len(logged('ERROR', 'this part of a segment is damaged')) == 1
+
+
+def test_segment_that_the_disk_does_not_give_is_told_and_left_alone(
+    append, put, sweep, stored, logged, monkeypatch
+):
+    append(errors(MONDAY))
+    put(errors(MONDAY + 1))
+    with monkeypatch.context() as patch:
+
+        def refuse(path, flags):
+            raise OSError(errno.EIO, 'Input/output error', path)
+
+        patch.setattr(segment, 'contents', refuse)
+        sweep()
+    assert stored(MONDAY) == [MONDAY + 1]
+    assert len(logged('ERROR', 'cannot read a part of the spool', '.segment')) == 1
+
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY + 1, MONDAY]
+
+
 def test_spool_file_that_was_taken_away_is_no_error(
     put, sweep, spool, stored, logged, monkeypatch
 ):
     names = [put(errors(MONDAY)), put(errors(MONDAY + 1))]
-    spool.remove(names[0])
-    monkeypatch.setattr(Spool, 'pending', lambda spool: {STATION: names})
+    spool.remove([names[0]])
+    waiting = Waiting({STATION: names}, {}, [])
+    monkeypatch.setattr(Spool, 'waiting', lambda *_: waiting)
 
     sweep()
 
@@ -826,7 +911,7 @@ def test_spool_that_the_disk_does_not_give_is_read_at_the_next_sweep(
     put, make_config, stored, logged, monkeypatch
 ):
     put(errors(MONDAY))
-    monkeypatch.setattr(Spool, 'pending', refuse)
+    monkeypatch.setattr(Spool, 'waiting', refuse)
     stop = Stop(monkeypatch.undo)
 
     writer(make_config(Writer={'sleep': '0.5'}), stop=stop)
@@ -853,11 +938,11 @@ def test_events_sent_again_are_stored_again_where_their_file_was_taken_away(
 def test_pause_after_the_spool_failed_is_short_again_after_a_success(
     make_config, monkeypatch
 ):
-    pending = Spool.pending
-    monkeypatch.setattr(Spool, 'pending', refuse)
+    waiting = Spool.waiting
+    monkeypatch.setattr(Spool, 'waiting', refuse)
     stop = Stop(
-        lambda: monkeypatch.setattr(Spool, 'pending', pending),
-        lambda: monkeypatch.setattr(Spool, 'pending', refuse),
+        lambda: monkeypatch.setattr(Spool, 'waiting', waiting),
+        lambda: monkeypatch.setattr(Spool, 'waiting', refuse),
     )
 
     writer(make_config(Writer={'sleep': '0.5'}), stop=stop)
@@ -869,7 +954,7 @@ def test_fault_of_the_spool_that_no_disk_has_ends_the_writer(configfile, monkeyp
     def refuse_permission(*_):
         raise PermissionError(errno.EACCES, 'Permission denied')
 
-    monkeypatch.setattr(Spool, 'pending', refuse_permission)
+    monkeypatch.setattr(Spool, 'waiting', refuse_permission)
     stop = Stop()
 
     with pytest.raises(PermissionError):
@@ -879,7 +964,7 @@ def test_fault_of_the_spool_that_no_disk_has_ends_the_writer(configfile, monkeyp
 
 
 def test_spool_that_the_disk_does_not_give_ends_a_single_sweep(sweep, monkeypatch):
-    monkeypatch.setattr(Spool, 'pending', refuse)
+    monkeypatch.setattr(Spool, 'waiting', refuse)
 
     with pytest.raises(OSError, match='No space left'):
         sweep()
@@ -1185,3 +1270,54 @@ def test_incomplete_journal_is_not_said_to_be_replayed(put, sweep, day_file, log
     journal_path(day_file(MONDAY)).write_bytes(b'')
     sweep()
     assert logged('replayed') == []
+
+
+def test_batches_of_a_file_that_is_damaged_hold_no_segment(
+    append, put, sweep, stored, day_file, data_dir, waiting
+):
+    day_file(TUESDAY).parent.mkdir(parents=True)
+    day_file(TUESDAY).write_bytes(b'damaged')
+    _, stuck = append(errors(MONDAY), errors(TUESDAY))
+
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY]
+    held = sorted(os.listdir(data_dir / 'incoming'))
+    assert held[0].endswith('.free') or held[1].endswith('.free')
+    assert stuck in held
+    day_file(TUESDAY).unlink()
+    sweep()
+    assert stored(TUESDAY) == [TUESDAY]
+
+
+def test_segment_that_cannot_be_used_again_is_told_and_ends_nothing(
+    append, sweep, stored, logged, monkeypatch
+):
+    append(errors(MONDAY))
+
+    def refuse(path):
+        raise OSError(errno.EIO, 'Input/output error', path)
+
+    monkeypatch.setattr(segment, 'release', refuse)
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY]
+    assert len(logged('ERROR', 'cannot use 1 segments of the spool again')) == 1
+
+
+def test_batch_that_cannot_be_removed_ends_nothing(
+    append, put, sweep, stored, logged, monkeypatch
+):
+    (name,) = append([])
+    put(errors(MONDAY))
+
+    def refuse(places):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segment, 'remove', refuse)
+        sweep()
+    assert len(logged('ERROR', 'cannot remove spool file', name)) == 1
+    sweep()
+
+    assert stored(MONDAY) == [MONDAY]

@@ -13,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 import requests
-from support import PASSWORD, STATION, start_uwsgi, stop
+from support import PASSWORD, STATION, start_uwsgi, stop, waiting_in
 
 from datastore.passwords import hash_password
 from datastore.simulation import Simulation
@@ -114,7 +114,7 @@ def post(server):
 @pytest.fixture
 def waiting(server):
     """Count the batches in the spool."""
-    return lambda: len(list((server.data_dir / 'incoming').iterdir()))
+    return lambda: len(waiting_in(server.data_dir))
 
 
 READINGS = {
@@ -231,15 +231,17 @@ def test_what_the_disk_does_not_take_answers_205_until_it_does(
     server, post, waiting, tmp_path
 ):
     before = waiting()
-    shutil.move(server.data_dir / 'tmp', tmp_path / 'elsewhere')
-    (server.data_dir / 'tmp').touch()
+    incoming = server.data_dir / 'incoming'
+    shutil.move(incoming, tmp_path / 'elsewhere')
+    incoming.touch()
     try:
         assert post(fields()) == '205'
-        assert waiting() == before
     finally:
-        (server.data_dir / 'tmp').unlink()
-        shutil.move(tmp_path / 'elsewhere', server.data_dir / 'tmp')
+        incoming.unlink()
+        shutil.move(tmp_path / 'elsewhere', incoming)
+    assert waiting() == before
     assert post(fields()) == '100'
+    assert waiting() == before + 1
 
 
 def test_internal_error_answers_400_and_logs_its_traceback(configfile):
@@ -262,7 +264,7 @@ def test_internal_error_answers_400_and_logs_its_traceback(configfile):
     assert response.text == '400'
     logs = [path.read_text() for path in (configfile.parent / 'log').iterdir()]
     assert any('Traceback' in log and 'a fault of ours' in log for log in logs)
-    assert list((server.data_dir / 'incoming').iterdir()) == []
+    assert waiting_in(server.data_dir) == []
 
 
 def test_each_worker_logs_to_a_file_of_its_own_and_never_the_password(server, post):
@@ -376,7 +378,7 @@ def test_worker_that_has_not_worked_yet_works_as_the_master_was_started(
     finally:
         stop(server.process)
     assert answer == '100', server.log.read_text()
-    assert len(list((server.data_dir / 'incoming').iterdir())) == 1
+    assert len(waiting_in(server.data_dir)) == 1
     logs = [*(configfile.parent / 'log').glob('*'), server.log]
     assert any(f'station {STATION}: 1 events' in path.read_text() for path in logs)
 

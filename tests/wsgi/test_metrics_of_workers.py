@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from support import PASSWORD, STATION, run_writer, samples_in
+from support import PASSWORD, STATION, run_writer, samples_in, waiting_in
 
 from datastore.upload_id import upload_id
 
@@ -94,7 +94,7 @@ def test_worker_that_is_killed_takes_no_count_with_it(uwsgi, post, counts):
 
 def test_id_of_an_upload_finds_its_answer_and_its_commit_in_the_logs(uwsgi, post):
     assert post(1)[0] == 100
-    (name,) = os.listdir(uwsgi.data_dir / 'incoming')
+    (name,) = waiting_in(uwsgi.data_dir)
     assert run_writer(uwsgi.configfile).returncode == 0
 
     story = [

@@ -14,7 +14,7 @@ from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
-from support import CLUSTER, PASSWORD, RECORDINGS, STATION, write_config
+from support import CLUSTER, PASSWORD, RECORDINGS, STATION, waiting_in, write_config
 
 from datastore.batch import decode_batch
 from datastore.config import ConfigError
@@ -491,7 +491,7 @@ def test_id_of_an_upload_is_in_every_line_about_it_and_in_its_files(
 ):
     upload([make_event(), make_event('XYZ')])
 
-    (name,) = os.listdir(data_dir / 'incoming')
+    (name,) = waiting_in(data_dir)
     (document,) = kept()
     assert uploads_in(log()) == [document['upload']] * 2
     assert upload_id(name) == document['upload']
@@ -689,13 +689,15 @@ def test_disk_that_does_not_take_the_batch_answers_205_and_leaves_nothing(
     assert 'the disk does not take it: [Errno 28] No space left on device; ' in line
 
 
-@pytest.mark.parametrize('half', [Spool, Suspicious], ids=['good', 'suspicious'])
+@pytest.mark.parametrize(
+    'half', [(Spool, 'append'), (Suspicious, 'put')], ids=['good', 'suspicious']
+)
 def test_mixed_batch_that_is_sent_again_after_205_is_kept_once(
     upload, make_event, spooled, kept, monkeypatch, half
 ):
     event_list = [make_event(), make_event('XYZ')]
     with monkeypatch.context() as patch:
-        patch.setattr(half, 'put', raise_disk_full)
+        patch.setattr(*half, raise_disk_full)
         assert upload(event_list) == 205
     assert spooled() == []
 
