@@ -44,9 +44,9 @@ def _machine() -> str:
 
 
 def _endpoint(directory: Path) -> None:
-    rounds = [uploads.bodies_of_batches(420, 1 + 420 * n) for n in range(5)]
+    rounds = [uploads.bodies_of_batches(420, 1 + 420 * n) for n in range(9)]
     _show_endpoint('100 events', endpoint.measure(directory / 'batches', rounds, 100))
-    rounds = [uploads.bodies_of_events(2100, 1 + 2100 * n) for n in range(5)]
+    rounds = [uploads.bodies_of_events(2100, 1 + 2100 * n) for n in range(9)]
     _show_endpoint('1 event', endpoint.measure(directory / 'events', rounds, 1))
 
 
