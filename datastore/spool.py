@@ -412,7 +412,17 @@ class Spool:
         return True
 
     def reject(self, name: str, error: str) -> None:
-        """Set a file that cannot be read aside, untouched, beside its error."""
+        """Set a file that cannot be read aside, untouched, beside its error.
+
+        Raises OSError if the disk does not take it, or somebody writes to it.
+        """
+        path = self._incoming / name
+        if (
+            segment.IN_USE.fullmatch(name)
+            and path.is_file()
+            and not segment.is_left(str(path))
+        ):
+            raise BlockingIOError(errno.EAGAIN, 'it is being written to', str(path))
         # Some of these names are not ours: too long to add to, seen before, or
         # what an explanation would be called.
         stem, copies = name[:_MAX_STEM], itertools.count(2)
@@ -430,12 +440,9 @@ class Spool:
             durable.put(target, file, self._tmp)
             # A crash here leaves it to be rejected once more.
             self.remove([name])
-            return
-        path = self._incoming / name
-        if segment.IN_USE.fullmatch(name) and not segment.is_left(str(path)):
-            raise BlockingIOError(errno.EAGAIN, 'it is being written to', str(path))
-        os.rename(path, target)
-        durable.fsync_directory(self._rejected)
+        else:
+            os.rename(path, target)
+            durable.fsync_directory(self._rejected)
 
     def rejected(self) -> list[Rejected]:
         """Return the rejected files, by name."""

@@ -797,10 +797,14 @@ def test_what_is_no_segment_is_a_stranger(spool, incoming, rejected, content):
     assert (rejected / name).read_bytes() == content
 
 
-def test_directory_of_such_a_name_is_a_stranger(spool, incoming):
+def test_directory_of_such_a_name_is_rejected(spool, incoming, rejected):
     (incoming / '1-2-0123abcd.segment').mkdir()
 
-    assert list(spool.waiting().strangers) == ['1-2-0123abcd.segment']
+    ((name, reason),) = spool.waiting().strangers.items()
+    spool.reject(name, reason)
+
+    assert os.listdir(incoming) == []
+    assert (rejected / '1-2-0123abcd.segment').is_dir()
 
 
 def test_segment_that_the_disk_does_not_give_keeps_no_other_from_being_read(
@@ -1083,7 +1087,9 @@ def test_segment_that_may_be_read_only_is_left_alone(spool, writer, monkeypatch)
     assert [error.errno for error in waiting.unreadable] == [errno.EACCES]
 
 
-def test_what_is_no_segment_is_not_moved_while_it_is_written_to(spool, incoming):
+def test_what_is_no_segment_is_not_moved_while_it_is_written_to(
+    spool, incoming, rejected
+):
     spool.append(510, b'')
     (path,) = segments(incoming)
     with path.open('r+b') as file:
@@ -1092,6 +1098,7 @@ def test_what_is_no_segment_is_not_moved_while_it_is_written_to(spool, incoming)
     (name,) = spool.waiting().strangers
     with pytest.raises(BlockingIOError):
         spool.reject(name, 'it is none')
+    assert os.listdir(rejected) == []
     spool.close()
     spool.reject(name, 'it is none')
 
