@@ -61,13 +61,13 @@ def measure(directory: Path, rounds: list[list[bytes]], events: int) -> Measured
     configfile = configure(directory)
     ours = _Server(directory / 'ours', _OURS.format(str(configfile)))
     bare = _Server(directory / 'bare', _BARE)
+    sweep = [sys.executable, '-m', 'writer', '--config', str(configfile), '--once']
     loads: dict[str, list[Load]] = {'ours': [], 'bare': []}
     try:
         for bodies in rounds:
             loads['bare'].append(send(bare.port, bodies))
             loads['ours'].append(send(ours.port, bodies))
-            sweep = [sys.executable, '-m', 'writer', '--config', str(configfile)]
-            subprocess.run([*sweep, '--once'], check=True)
+            subprocess.run(sweep, check=True)
         peak = ours.peak()
     finally:
         ours.stop()

@@ -21,7 +21,7 @@ import struct
 import time
 import zlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,11 +187,6 @@ class _Incoming:
         if found.error:
             self.unreadable.append(found.error)
 
-    def names(self) -> Iterator[str]:
-        """Yield the names of what may be batches."""
-        yield from self.files
-        yield from self.places.keys() - set(self.files)
-
 
 def count_rejected(data_dir: Path) -> int:
     """Return how many spool files could not be read.  Raises OSError."""
@@ -314,7 +309,7 @@ class Spool:
         self._places, self._segments = incoming.places, incoming.segments
         stations: dict[int, list[str]] = defaultdict(list)
         strangers = dict(incoming.no_segments)
-        for name in sorted(incoming.names()):
+        for name in sorted({*incoming.files, *incoming.places}):
             if match := _NAME.fullmatch(name):
                 stations[int(match['station'])].append(name)
             elif name in incoming.places:
@@ -343,7 +338,7 @@ class Spool:
         for place in self._places[name]:
             try:
                 file, is_torn = segment.read(place)
-                content_of(file)
+                _check(file)
             except SpoolFileError as error:
                 failures.append(SpoolFileError(TORN) if is_torn else error)
             except OSError as error:
@@ -529,6 +524,12 @@ def examine(file: bytes) -> SpoolFile:
 
 def content_of(file: bytes) -> bytes:
     """Return the batch in the content of a file; raises SpoolFileError."""
+    _check(file)
+    return file[_HEADER.size :]
+
+
+def _check(file: bytes) -> None:
+    """Raise SpoolFileError unless a file is whole."""
     if len(file) < _HEADER.size:
         raise SpoolFileError(f'{len(file)} bytes are too few for a header')
     magic, checksum, length = _HEADER.unpack_from(file)
@@ -540,7 +541,6 @@ def content_of(file: bytes) -> bytes:
         )
     if checksum != zlib.crc32(memoryview(file)[-length - _LENGTH.size :]):
         raise SpoolFileError('its checksum does not match')
-    return file[_HEADER.size :]
 
 
 def _spooled(station: int, content: bytes, upload: str | None) -> tuple[str, bytes]:

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from support import Crash, crash
 
 from datastore import segment
 from datastore.segment import LARGEST, PAGE, SIZE
@@ -443,7 +444,7 @@ def descriptors():
 @pytest.mark.parametrize('prepared', ['no segment', 'one to go on with', 'a free one'])
 @pytest.mark.parametrize(
     'error',
-    [Refusal(errno.EIO, 'Input/output error'), SystemExit()],
+    [Refusal(errno.EIO, 'Input/output error'), Crash()],
     ids=['EIO', 'end'],
 )
 def test_batch_that_the_disk_does_not_take_is_not_there(
@@ -464,7 +465,7 @@ def test_batch_that_the_disk_does_not_take_is_not_there(
         happened = fail_at(number, error)
         try:
             name = spool.append(510, b'the batch' * PAGE)
-        except (Refusal, SystemExit):
+        except (Refusal, Crash):
             name = None
         monkeypatch.undo()
         if name:
@@ -610,12 +611,9 @@ def test_claim_that_was_interrupted_leaves_a_segment_that_is_deleted(
     spool.close()
     store()
 
-    def end(*_):
-        raise SystemExit
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, 'rename', end)
-        with pytest.raises(SystemExit):
+        patch.setattr(os, 'rename', crash)
+        with pytest.raises(Crash):
             spool.append(510, b'')
     assert len(segments(incoming, '.free')) == 1
     name = spool.append(510, b'kept')
@@ -640,12 +638,9 @@ def test_free_segment_is_not_deleted(spool, store, incoming, writer):
 def test_segment_of_a_worker_that_ended_before_its_first_record_is_free_again(
     spool, store, incoming, monkeypatch
 ):
-    def end(*_):
-        raise SystemExit
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, 'fdatasync', end)
-        with pytest.raises(SystemExit):
+        patch.setattr(os, 'fdatasync', crash)
+        with pytest.raises(Crash):
             spool.append(510, b'')
     assert len(segments(incoming)) == 1
 
