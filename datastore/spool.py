@@ -353,12 +353,12 @@ class Spool:
             f'{self._incoming_path}/{name}', os.O_RDONLY | os.O_CLOEXEC
         )
         try:
-            content = os.read(descriptor, _PIECE)
-            if len(content) < _PIECE:  # a file is read short at its end only
-                return content
-            pieces = [content]
-            while piece := os.read(descriptor, _MAX_PIECE):
+            pieces, size = [], _PIECE
+            # To its end, as it may be read short at a bad sector too, and the error
+            # comes next.
+            while piece := os.read(descriptor, size):
                 pieces.append(piece)
+                size = _MAX_PIECE
             return b''.join(pieces)
         finally:
             os.close(descriptor)

@@ -263,6 +263,26 @@ def test_file_that_is_not_whole_or_not_ours_says_why(
         spool.get(NAME)
 
 
+@pytest.mark.parametrize('before', [0, 10, 4096, 2**14, 2**15])
+def test_file_that_the_disk_does_not_give_to_its_end_is_not_taken_for_cut_off(
+    spool, monkeypatch, before
+):
+    name = spool.put(510, bytes(100_000))
+    left, read = [before], os.read
+
+    def fail_behind(descriptor, length):
+        if not left[0]:
+            raise OSError(errno.EIO, 'Input/output error')
+        piece = read(descriptor, min(length, left[0]))
+        left[0] -= len(piece)
+        return piece
+
+    monkeypatch.setattr(os, 'read', fail_behind)
+
+    with pytest.raises(OSError, match='Input/output error'):
+        spool.get(name)
+
+
 def test_rejected_file_is_kept_untouched_beside_its_error(spool, incoming, rejected):
     other = spool.put(510, CONTENT)
     (incoming / NAME).write_bytes(b'torn')
